@@ -1,0 +1,1 @@
+"""Act: clients, parameter server and evaluator as plain classes, each with a thin remote shell."""

@@ -1,0 +1,1 @@
+"""Learn: models, data sets, partitions and evaluation on one machine, without Ray."""

@@ -1,0 +1,178 @@
+"""What happened, and what did it take?
+
+Two logs. `events` is the experiment in its own time: it is digested, and the same experiment with
+the same seed writes the same rows on any machine of the same numerics. `ops` is the machine's side
+(actors, restarts, durations, checkpoints) and is never digested. Both are kept as Parquet part
+files, so that a killed run loses nothing before its last part, and are merged at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+EVENTS_SCHEMA: Final = pa.schema(
+    [
+        ("time_s", pa.float64()),  # virtual (or scaled wall) seconds since the start
+        ("kind", pa.string()),  # dispatched, arrived, committed, published, evaluated, ...
+        ("client", pa.int64()),
+        ("number", pa.int64()),  # the client's dispatch counter
+        ("version", pa.int64()),  # published: the new one; committed: the one it became part of
+        ("lineage", pa.int64()),
+        ("base_version", pa.int64()),  # what the client trained from
+        ("staleness", pa.int64()),  # versions published since, when the update was taken
+        ("weight", pa.float64()),  # the staleness weight that was applied
+        ("outcome", pa.string()),  # accepted, rejected, superseded, lost
+        ("reason", pa.string()),
+        ("downlink_bytes", pa.int64()),
+        ("uplink_bytes", pa.int64()),
+        ("uplink_entropy_bytes", pa.float64()),  # the least that this payload could take
+        ("nonzeros", pa.int64()),
+        ("examples", pa.int64()),
+        ("loss", pa.float64()),  # arrived: mean training loss; evaluated: test loss
+        ("accuracy", pa.float64()),
+        ("device_s", pa.float64()),  # device seconds that the work took
+        ("energy_j", pa.float64()),
+        ("hash", pa.string()),  # of the model or payload, xxh3-128
+        ("detail", pa.string()),
+    ]
+)
+
+OPS_SCHEMA: Final = pa.schema(
+    [
+        ("wall_s", pa.float64()),  # seconds since the process began
+        ("kind", pa.string()),  # actor_started, actor_lost, resent, deadline, checkpoint, ...
+        ("actor", pa.string()),
+        ("node", pa.string()),
+        ("client", pa.int64()),
+        ("number", pa.int64()),
+        ("attempt", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("cpu_s", pa.float64()),
+        ("bytes", pa.int64()),
+        ("detail", pa.string()),
+    ]
+)
+
+Row = dict[str, Any]
+
+
+class Log:
+    """Appends rows and writes them out in part files.
+
+    A row may be handed in before all of it is known: it stays open until `close_row`, and neither
+    it nor what follows is written before that, so that the file keeps the order of the run.
+    """
+
+    def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
+        self.name = name
+        self._schema = schema
+        self._final = folder / f"{name}.parquet"
+        self._parts = folder / f"{name}.parts"
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._rows: list[Row] = []
+        self._written = 0
+        self._open: set[int] = set()
+
+    def __len__(self) -> int:
+        """Rows so far, written or not."""
+        return self._written + len(self._rows)
+
+    def append(self, kind: str, *, open_row: bool = False, **values: Any) -> Row:
+        """Add a row and return it; an open row is filled in later and then closed."""
+        row: Row = {"kind": kind, **values}
+        self._rows.append(row)
+        if open_row:
+            self._open.add(id(row))
+        return row
+
+    def close_row(self, row: Row, **values: Any) -> None:
+        """Fill in what was not known when the row was appended."""
+        row.update(values)
+        self._open.discard(id(row))
+
+    def flush(self) -> int:
+        """Write the closed rows as a part file; return how many rows are on disk in all."""
+        if self._open:
+            ready = next(i for i, row in enumerate(self._rows) if id(row) in self._open)
+        else:
+            ready = len(self._rows)
+        if ready:
+            table = pa.Table.from_pylist(self._rows[:ready], schema=self._schema)
+            target = self._parts / f"{self._written:012d}.parquet"
+            partial = target.with_suffix(".tmp")
+            pq.write_table(table, partial)
+            partial.replace(target)
+            del self._rows[:ready]
+            self._written += ready
+        return self._written
+
+    def truncate(self, rows: int) -> None:
+        """Keep the first `rows` rows on disk: what a resumed run had not checkpointed goes."""
+        kept = self.table().slice(0, rows)
+        if kept.num_rows < rows:
+            raise ValueError(f"{self.name} has {kept.num_rows} rows, the checkpoint says {rows}")
+        shutil.rmtree(self._parts)
+        self._parts.mkdir()
+        self._final.unlink(missing_ok=True)
+        self._rows.clear()
+        self._open.clear()
+        self._written = rows
+        if rows:
+            pq.write_table(kept, self._parts / f"{0:012d}.parquet")
+
+    def table(self) -> pa.Table:
+        """Read what is on disk."""
+        parts = sorted(self._parts.glob("*.parquet")) if self._parts.exists() else []
+        if not parts and self._final.exists():
+            return pq.read_table(self._final, schema=self._schema)
+        tables = [pq.read_table(part, schema=self._schema) for part in parts]
+        return pa.concat_tables(tables) if tables else self._schema.empty_table()
+
+    def merge(self) -> pa.Table:
+        """Write one file in place of the parts and return its table."""
+        self.flush()
+        table = self.table()
+        partial = self._final.with_suffix(".tmp")
+        pq.write_table(table, partial)
+        partial.replace(self._final)
+        shutil.rmtree(self._parts, ignore_errors=True)
+        return table
+
+
+def digest(events: pa.Table, weights: np.ndarray[Any, Any]) -> str:
+    """Digest a run: every column of its events, and the final weights.
+
+    Args:
+        events: Table with `EVENTS_SCHEMA`; how it is cut into chunks does not matter.
+        weights: Final model, shape (P,), float32.
+
+    Returns:
+        64 hexadecimal digits of SHA-256.
+    """
+    total = hashlib.sha256()
+    for name, piece in _canonical(events):
+        total.update(name.encode())
+        total.update(piece)
+    total.update(np.ascontiguousarray(weights, dtype="<f4").tobytes())
+    return total.hexdigest()
+
+
+def _canonical(events: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """Yield each column as bytes that do not depend on Arrow's chunks or padding."""
+    for field in EVENTS_SCHEMA:
+        column = events.column(field.name).combine_chunks()
+        yield field.name, np.asarray(column.is_valid()).tobytes()
+        if pa.types.is_string(field.type):
+            yield field.name, "\0".join(column.fill_null("").to_pylist()).encode()
+        else:
+            filled = column.fill_null(0).to_numpy(zero_copy_only=False)
+            yield field.name, np.ascontiguousarray(filled).tobytes()
+
