@@ -65,11 +65,7 @@ Row = dict[str, Any]
 
 
 class Log:
-    """Appends rows and writes them out in part files.
-
-    A row may be handed in before all of it is known: it stays open until `close_row`, and neither
-    it nor what follows is written before that, so that the file keeps the order of the run.
-    """
+    """Appends rows and writes them out in part files."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
         self.name = name
@@ -79,39 +75,25 @@ class Log:
         self._parts.mkdir(parents=True, exist_ok=True)
         self._rows: list[Row] = []
         self._written = 0
-        self._open: set[int] = set()
 
     def __len__(self) -> int:
         """Rows so far, written or not."""
         return self._written + len(self._rows)
 
-    def append(self, kind: str, *, open_row: bool = False, **values: Any) -> Row:
-        """Add a row and return it; an open row is filled in later and then closed."""
-        row: Row = {"kind": kind, **values}
-        self._rows.append(row)
-        if open_row:
-            self._open.add(id(row))
-        return row
-
-    def close_row(self, row: Row, **values: Any) -> None:
-        """Fill in what was not known when the row was appended."""
-        row.update(values)
-        self._open.discard(id(row))
+    def append(self, kind: str, **values: Any) -> None:
+        """Add a row."""
+        self._rows.append({"kind": kind, **values})
 
     def flush(self) -> int:
-        """Write the closed rows as a part file; return how many rows are on disk in all."""
-        if self._open:
-            ready = next(i for i, row in enumerate(self._rows) if id(row) in self._open)
-        else:
-            ready = len(self._rows)
-        if ready:
-            table = pa.Table.from_pylist(self._rows[:ready], schema=self._schema)
+        """Write what is new as a part file; return how many rows are on disk in all."""
+        if self._rows:
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
             target = self._parts / f"{self._written:012d}.parquet"
             partial = target.with_suffix(".tmp")
             pq.write_table(table, partial)
             partial.replace(target)
-            del self._rows[:ready]
-            self._written += ready
+            self._written += len(self._rows)
+            self._rows.clear()
         return self._written
 
     def truncate(self, rows: int) -> None:
@@ -123,7 +105,6 @@ class Log:
         self._parts.mkdir()
         self._final.unlink(missing_ok=True)
         self._rows.clear()
-        self._open.clear()
         self._written = rows
         if rows:
             pq.write_table(kept, self._parts / f"{0:012d}.parquet")
@@ -175,4 +156,3 @@ def _canonical(events: pa.Table) -> Iterator[tuple[str, bytes]]:
         else:
             filled = column.fill_null(0).to_numpy(zero_copy_only=False)
             yield field.name, np.ascontiguousarray(filled).tobytes()
-

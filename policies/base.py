@@ -7,10 +7,13 @@ pure. The experiment file is the constructor call.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
+
+from policies.types import ExperimentError
 
 
 class Settings(BaseModel):
@@ -30,26 +33,50 @@ class Policy(Settings):
     kind: str
 
 
+def own_function(path: str) -> Callable[..., Any]:
+    """Import what ``module:function`` names.
+
+    Raises:
+        ExperimentError: If there is no such function.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        raise ExperimentError(
+            f"{path} cannot be imported: {type(error).__name__}: {error}. "
+            "The experiment file's folder is importable."
+        ) from error
+    if not callable(found):
+        raise ExperimentError(f"{path} must be a function, got {type(found).__name__}.")
+    return found  # type: ignore[no-any-return]
+
+
 def own_class(path: str, base: type[Policy]) -> type[Policy]:
     """Import the class that `kind: "module:Class"` names.
 
     Raises:
         PydanticCustomError: If there is no such class or it is not of the family.
     """
-    module_name, _, class_name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:
-        raise PydanticCustomError(
-            "own_policy",
-            "{path} cannot be imported: {error}. The experiment file's folder is importable.",
-            {"path": path, "error": f"{type(error).__name__}: {error}"},
-        ) from error
+        found = own_function(path)
+    except ExperimentError as error:
+        raise PydanticCustomError("own_policy", "{error}", {"error": str(error)}) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise PydanticCustomError(
             "own_policy",
             "{path} must be a class derived from {base}.",
             {"path": path, "base": f"{base.__module__}.{base.__name__}"},
+        )
+    if found.__abstractmethods__:
+        raise PydanticCustomError(
+            "own_policy",
+            "{path} must define {missing}, as {base} asks.",
+            {
+                "path": path,
+                "missing": ", ".join(sorted(found.__abstractmethods__)),
+                "base": f"{base.__module__}.{base.__name__}",
+            },
         )
     return found
 

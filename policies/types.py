@@ -82,7 +82,7 @@ class Reason(StrEnum):
     TOO_STALE = "too_stale"
     ROUND_CLOSED = "round_closed"
     OLD_LINEAGE = "old_lineage"
-    QUARANTINED = "quarantined"
+    NO_RESULT = "no_result"
 
 
 HOSTILE_REASONS: Final = frozenset(

@@ -1,0 +1,189 @@
+"""How does a client turn a version into an update?
+
+`Client` is the plain class: it hosts any number of clients, since all that belongs to one of them
+comes in with the assignment (its state) or is derived from its name (its examples, its random
+streams). `ClientActor` is its remote shell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from actors import faults
+from actors.identity import Identity, identify, join_paths, pss_bytes
+from actors.work import Assignment, GroupReceipt, Shards, Work
+from policies.training.flat_torch import FlatModel
+from policies.types import Buffer, stream, stream_seed
+from policies.update import ModelSchema
+from policies.wire import Header, StateLayout, decode, encode
+
+if TYPE_CHECKING:
+    from actors.learning.data import DataSet
+
+CACHE_BYTES = 256 * 2**20
+"""Examples kept ready for training, a process."""
+ALIGNMENT = 64
+"""Payloads in a group's buffer begin at multiples of this, so that they are read in place."""
+_NOTHING: Buffer = np.empty(0, dtype=np.uint8)
+
+
+class Client:
+    """Trains assignments, for one client or for many."""
+
+    def __init__(self, work: Work, data: DataSet, shards: Shards) -> None:
+        torch.set_num_threads(1)  # another number of threads gives other sums
+        self._work = work
+        self._data = data
+        self._shards = shards
+        self._model = FlatModel(work.model.build(data.shape))
+        self._layout = StateLayout(work.method.uplink.start(self._model.schema))
+        self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+        self._cached_bytes = 0
+
+    @property
+    def schema(self) -> ModelSchema:
+        """The model's tensors."""
+        return self._model.schema
+
+    def train(self, assignment: Assignment, base: Buffer, state: Buffer) -> tuple[Buffer, Buffer]:
+        """Train one assignment.
+
+        Args:
+            assignment: What is asked for.
+            base: The base version as a message.
+            state: The client's state, packed; empty before its first update.
+
+        Returns:
+            The payload, and the state that becomes current if the payload is accepted. The same
+            arguments give the same bytes, in any process.
+        """
+        client, number = assignment.address
+        seed, method = self._work.seed, self._work.method
+        received = decode(base, self.schema)
+        start = received.content.densify(self.schema.parameters)
+        self._model.load(start, received.buffers)
+        x, y = self._examples_of(client)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stream_seed(seed, "train", client, number))
+            trained = method.training.train(
+                self._model,
+                x,
+                y,
+                stream(seed, "batches", client, number),
+                after_step=_drill(assignment.fault),
+            )
+        before = self._layout.unpack(state) if state.size else self._layout.start
+        weights = self._model.params.numpy()
+        if assignment.fault == "not-finite":
+            weights[0] = np.nan
+        content, after = method.uplink.compress(weights, start, before)
+        header = Header(
+            method.uplink.sends(),
+            assignment.address,
+            assignment.base,
+            trained.examples,
+            trained.loss,
+        )
+        payload = encode(header, content, self._model.buffers.numpy(), self.schema)
+        payload = faults.spoil(assignment.fault, payload, assignment.address)
+        return payload, self._layout.pack(after)
+
+    def train_group(
+        self,
+        group: Sequence[Assignment],
+        base_at: Sequence[int],
+        state_at: Sequence[tuple[int, int, int] | None],
+        buffers: Sequence[Buffer],
+    ) -> tuple[Buffer, Buffer, GroupReceipt]:
+        """Train assignments one after the other into one contiguous buffer.
+
+        Args:
+            group: What is asked for.
+            base_at: For each, which of `buffers` is its base.
+            state_at: For each, which of `buffers` holds its state, and from where to where; None
+                before a client's first update.
+            buffers: Shared between the group's members.
+
+        Returns:
+            All payloads, all states (of equal length), and the receipt.
+        """
+        pieces: list[Buffer] = []
+        states: list[Buffer] = []
+        places: list[tuple[int, int]] = []
+        durations: list[float] = []
+        cpu = time.process_time()
+        at = 0
+        for assignment, base, place in zip(group, base_at, state_at, strict=True):
+            began = time.perf_counter()
+            state = _NOTHING if place is None else buffers[place[0]][place[1] : place[2]]
+            payload, after = self.train(assignment, buffers[base], state)
+            padding = np.zeros(-payload.size % ALIGNMENT, dtype=np.uint8)
+            pieces += (payload, padding)
+            places.append((at, at + payload.size))
+            at += payload.size + padding.size
+            states.append(after)
+            durations.append(time.perf_counter() - began)
+        receipt = GroupReceipt(tuple(places), tuple(durations), time.process_time() - cpu)
+        return np.concatenate(pieces), np.concatenate(states), receipt
+
+    def _examples_of(self, client: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a client's examples as tensors of our own memory, kept for the next time."""
+        if client in self._examples:
+            self._examples.move_to_end(client)
+            return self._examples[client]
+        rows = self._shards[client]
+        x = torch.from_numpy(self._data.normalise(self._data.x_train[rows]))
+        y = torch.from_numpy(self._data.y_train[rows].astype(np.int64))
+        self._examples[client] = (x, y)
+        self._cached_bytes += x.nbytes + y.nbytes
+        while self._cached_bytes > CACHE_BYTES and len(self._examples) > 1:
+            _, (old_x, old_y) = self._examples.popitem(last=False)
+            self._cached_bytes -= old_x.nbytes + old_y.nbytes
+        return x, y
+
+
+def _drill(fault: str) -> Callable[[int], None] | None:
+    """Return what acts out a planned fault after the first step."""
+    if fault not in faults.IN_TRAINING:
+        return None
+
+    def after_step(steps: int) -> None:
+        if steps == 1:
+            faults.act_out(fault)
+
+    return after_step
+
+
+class ClientActor:
+    """The remote shell of `Client`."""
+
+    def __init__(
+        self, work: dict[str, Any], paths: Sequence[str], fetch: Callable[[], tuple[Any, Any]]
+    ) -> None:
+        join_paths(paths)
+        data, shards = fetch()
+        self._client = Client(Work.model_validate(work), data, shards)
+
+    def identity(self) -> Identity:
+        """Say who and where this process is."""
+        return identify()
+
+    def pss_bytes(self) -> int:
+        """Return this process's memory."""
+        return pss_bytes()
+
+    def train(
+        self,
+        group: Sequence[Assignment],
+        base_at: Sequence[int],
+        state_at: Sequence[tuple[int, int, int] | None],
+        *buffers: Buffer,
+    ) -> tuple[Buffer, Buffer, GroupReceipt]:
+        """Train a group; see `Client.train_group`."""
+        return self._client.train_group(group, base_at, state_at, buffers)

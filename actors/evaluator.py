@@ -1,0 +1,73 @@
+"""How good is a version?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from actors.identity import Identity, identify, join_paths, pss_bytes
+from actors.learning.evaluation_torch import Evaluation, evaluate
+from actors.server import model_message
+from actors.work import Work
+from policies.training.flat_torch import FlatModel
+from policies.types import Buffer, Version, stream_seed
+from policies.update import ModelSchema
+from policies.wire import decode
+
+if TYPE_CHECKING:
+    from actors.learning.data import DataSet
+
+
+class Evaluator:
+    """Tests versions on the test split, which no client ever sees."""
+
+    def __init__(self, work: Work, data: DataSet) -> None:
+        torch.set_num_threads(1)  # another number of threads gives other sums
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stream_seed(work.seed, "init"))
+            self._model = FlatModel(work.model.build(data.shape))
+        self._first = torch.cat([self._model.params, self._model.buffers]).numpy()
+        self._classes = data.classes
+        self._x = torch.from_numpy(data.normalise(data.x_test).copy())
+        self._y = torch.from_numpy(data.y_test.copy())
+
+    def initial(self) -> tuple[ModelSchema, Buffer]:
+        """Return the model's tensors and version 0, drawn from the experiment's seed."""
+        schema = self._model.schema
+        return schema, model_message(Version(0, 0), self._first, schema)
+
+    def evaluate(self, message: Buffer) -> Evaluation:
+        """Test a version; `message` is what clients are sent."""
+        received = decode(message, self._model.schema)
+        parameters = received.content.densify(self._model.schema.parameters)
+        self._model.load(parameters, received.buffers)
+        return evaluate(self._model.module, self._x, self._y, self._classes)
+
+
+class EvaluatorActor:
+    """The remote shell of `Evaluator`."""
+
+    def __init__(
+        self, work: dict[str, Any], paths: Sequence[str], fetch: Callable[[], tuple[Any, Any]]
+    ) -> None:
+        join_paths(paths)
+        data, _ = fetch()
+        self._evaluator = Evaluator(Work.model_validate(work), data)
+
+    def identity(self) -> Identity:
+        """Say who and where this process is."""
+        return identify()
+
+    def pss_bytes(self) -> int:
+        """Return this process's memory."""
+        return pss_bytes()
+
+    def initial(self) -> tuple[ModelSchema, Buffer]:
+        """Return the first version; see `Evaluator.initial`."""
+        return self._evaluator.initial()
+
+    def evaluate(self, message: Buffer) -> Evaluation:
+        """Test a version; see `Evaluator.evaluate`."""
+        return self._evaluator.evaluate(message)

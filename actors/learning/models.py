@@ -1,0 +1,301 @@
+"""Which model is trained, how large is it and what does a pass through it cost?
+
+Sizes and costs come from arithmetic, so that an experiment is checked and a fleet is planned
+without torch; the modules are in `models_torch`. A FLOP is one multiplication or one addition. As
+torch's own counter does, we count those of convolutions and matrix products, and leave out biases,
+norms, pooling and activations, which take far fewer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import abstractmethod
+from contextlib import suppress
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from actors.learning.data import DataShape
+from policies.base import Policy, own_class, own_function
+from policies.types import ExperimentError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from torch import nn
+
+_FLOAT_BYTES = 4
+_POSITION_BYTES = 8
+
+
+class ModelPolicy(Policy):
+    """Makes a classifier for inputs of a given shape.
+
+    The classifier maps float32 inputs, shape (n, *shape.input), to logits, shape (n, classes).
+    """
+
+    family: ClassVar[str] = "model"
+
+    @abstractmethod
+    def parameters(self, shape: DataShape) -> int:
+        """Return how many numbers are trained."""
+
+    @abstractmethod
+    def forward_flops(self, shape: DataShape) -> int:
+        """Return the FLOPs of one example's forward pass; a multiply-add is two."""
+
+    @abstractmethod
+    def activation_bytes(self, shape: DataShape) -> int:
+        """Return the bytes that one example leaves in memory for the backward pass.
+
+        An estimate: what autograd keeps up to the logits, with no allowance for the passing
+        needs of a kernel. Parameters, gradients and the optimiser's state come on top.
+        """
+
+    @abstractmethod
+    def build(self, shape: DataShape) -> nn.Module:
+        """Return the module, its first weights drawn from torch's generator.
+
+        Whoever builds seeds that generator, within `torch.random.fork_rng`.
+
+        Raises:
+            ExperimentError: If the model cannot take inputs of that shape.
+        """
+
+
+class Logistic(ModelPolicy):
+    """One linear layer: multinomial logistic regression. The baseline."""
+
+    kind: Literal["logistic"] = "logistic"
+
+    def parameters(self, shape: DataShape) -> int:
+        """Return weights and biases."""
+        return _linear_parameters(_widths(shape))
+
+    def forward_flops(self, shape: DataShape) -> int:
+        """Return those of the matrix product."""
+        return _linear_flops(_widths(shape))
+
+    def activation_bytes(self, shape: DataShape) -> int:
+        """Return the bytes of the input."""
+        return _FLOAT_BYTES * math.prod(shape.input)
+
+    def build(self, shape: DataShape) -> nn.Module:
+        """Return the module."""
+        from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
+
+        return models_torch.mlp(_widths(shape))
+
+
+class Mlp(ModelPolicy):
+    """Linear layers with ReLU between them.
+
+    Attributes:
+        hidden: Width of each hidden layer.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[PositiveInt, ...] = (64,)
+
+    def parameters(self, shape: DataShape) -> int:
+        """Return weights and biases."""
+        return _linear_parameters(_widths(shape, *self.hidden))
+
+    def forward_flops(self, shape: DataShape) -> int:
+        """Return those of the matrix products."""
+        return _linear_flops(_widths(shape, *self.hidden))
+
+    def activation_bytes(self, shape: DataShape) -> int:
+        """Return the bytes of every layer's input."""
+        return _FLOAT_BYTES * sum(_widths(shape, *self.hidden)[:-1])
+
+    def build(self, shape: DataShape) -> nn.Module:
+        """Return the module."""
+        from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
+
+        return models_torch.mlp(_widths(shape, *self.hidden))
+
+
+def _widths(shape: DataShape, *hidden: int) -> tuple[int, ...]:
+    """Return the widths before, between and after linear layers."""
+    return (math.prod(shape.input), *hidden, shape.classes)
+
+
+def _linear_parameters(widths: tuple[int, ...]) -> int:
+    return sum((a + 1) * b for a, b in pairwise(widths))
+
+
+def _linear_flops(widths: tuple[int, ...]) -> int:
+    return sum(2 * a * b for a, b in pairwise(widths))
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise PydanticCustomError(
+            "even_kernel",
+            "kernel must be odd, so that the padding is the same on both sides, got {kernel}. "
+            "Take {less} or {more}.",
+            {"kernel": kernel, "less": kernel - 1, "more": kernel + 1},
+        )
+    return kernel
+
+
+class Cnn(ModelPolicy):
+    """Two convolutions, each with ReLU and a 2 x 2 maximum, then two linear layers.
+
+    Attributes:
+        channels: Channels out of each convolution.
+        kernel: Width of their kernels, odd; padding keeps the image's size.
+        hidden: Width of the hidden linear layer.
+        group_norm: Whether to normalise between each convolution and its ReLU.
+
+    Source:
+        The form is McMahan et al. 2017's, arXiv:1602.05629, who take channels (32, 64) and hidden
+        512. The smaller widths and the groups, as many up to 8 as divide the channels, are our
+        choice.
+    """
+
+    kind: Literal["cnn"] = "cnn"
+    channels: tuple[PositiveInt, PositiveInt] = (16, 32)
+    kernel: Annotated[PositiveInt, AfterValidator(_odd)] = 5
+    hidden: PositiveInt = 128
+    group_norm: bool = False
+
+    def parameters(self, shape: DataShape) -> int:
+        """Return weights and biases of convolutions, norms and linear layers."""
+        (c0, _, _), (c1, c2) = _image(shape), self.channels
+        convolutions = (self.kernel**2 * c0 + 1) * c1 + (self.kernel**2 * c1 + 1) * c2
+        norms = 2 * (c1 + c2) if self.group_norm else 0
+        return convolutions + norms + _linear_parameters(self._head(shape))
+
+    def forward_flops(self, shape: DataShape) -> int:
+        """Return those of the convolutions and the matrix products."""
+        (c0, h, w), (c1, c2) = _image(shape), self.channels
+        products = self.kernel**2 * (c0 * c1 * h * w + c1 * c2 * (h // 2) * (w // 2))
+        return 2 * products + _linear_flops(self._head(shape))
+
+    def activation_bytes(self, shape: DataShape) -> int:
+        """Return the bytes of every layer's input, and of the positions of the maxima."""
+        (c0, h, w), (c1, c2) = _image(shape), self.channels
+        (h2, w2), features = (h // 2, w // 2), self._head(shape)[0]
+        maxima = c1 * h2 * w2 + features
+        before_maxima = c1 * h * w + c2 * h2 * w2
+        norms = before_maxima if self.group_norm else 0
+        floats = c0 * h * w + before_maxima + norms + maxima + self.hidden
+        return _FLOAT_BYTES * floats + _POSITION_BYTES * maxima
+
+    def build(self, shape: DataShape) -> nn.Module:
+        """Return the module."""
+        from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
+
+        widths = (_image(shape)[0], *self.channels)
+        return models_torch.cnn(
+            widths, self._head(shape), kernel=self.kernel, group_norm=self.group_norm
+        )
+
+    def _head(self, shape: DataShape) -> tuple[int, ...]:
+        """Return the widths of the linear layers."""
+        _, h, w = _image(shape)
+        return (self.channels[1] * (h // 4) * (w // 4), self.hidden, shape.classes)
+
+
+def _image(shape: DataShape) -> tuple[int, int, int]:
+    """Return channels, height and width of an image large enough to be halved twice.
+
+    Raises:
+        ExperimentError: If it is not.
+    """
+    match shape.input:
+        case (channels, height, width) if min(height, width) >= 4:
+            return channels, height, width
+    raise ExperimentError(
+        "model cnn halves its images twice and needs inputs of (channels, height, width) with "
+        f"height and width of at least 4, got {shape.input}. Take model.kind mlp or logistic, or "
+        "reshape or enlarge the data's images."
+    )
+
+
+class OwnModel(ModelPolicy):
+    """A user's own module: ``kind: "my_module:function"``.
+
+    The function takes the `DataShape` and returns a `torch.nn.Module`; every other field given
+    goes to it as a keyword argument. Its sizes and costs are measured on the module itself.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _can_be_called(self) -> Self:
+        try:
+            function = own_function(self.kind)
+            inspect.signature(function).bind(None, **self._arguments())
+        except (ExperimentError, TypeError, ValueError) as error:
+            raise PydanticCustomError(
+                "own_model",
+                "{kind} must be a function of (shape: DataShape, ...) or a class derived from "
+                "ModelPolicy: {error}",
+                {"kind": self.kind, "error": str(error)},
+            ) from error
+        return self
+
+    def parameters(self, shape: DataShape) -> int:
+        """Return how many numbers the module's parameters hold, frozen ones included."""
+        from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
+
+        return models_torch.count_parameters(lambda: self.build(shape))
+
+    def forward_flops(self, shape: DataShape) -> int:
+        """Return what torch's FLOP counter sees: convolutions, matrix products, attention."""
+        from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
+
+        return models_torch.count_flops(lambda: self.build(shape), shape)
+
+    def activation_bytes(self, shape: DataShape) -> int:
+        """Return the bytes that autograd keeps, measured on two examples."""
+        from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
+
+        return models_torch.count_activation_bytes(lambda: self.build(shape), shape)
+
+    def build(self, shape: DataShape) -> nn.Module:
+        """Return what the function makes."""
+        from torch import nn  # noqa: PLC0415  validating needs no torch
+
+        module = own_function(self.kind)(shape, **self._arguments())
+        if not isinstance(module, nn.Module):
+            raise ExperimentError(
+                f"{self.kind} must return a torch.nn.Module, got {type(module).__name__}."
+            )
+        return module
+
+    def _arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _own_or_known(value: Any, handler: Any) -> Any:
+    """Let `kind: "module:Class"` and `kind: "module:function"` into the union."""
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if isinstance(kind, str) and ":" in kind:
+        with suppress(ExperimentError):  # OwnModel says what is wrong
+            found = own_function(kind)
+            if isinstance(found, type) and issubclass(found, Policy):
+                return own_class(kind, ModelPolicy).model_validate(value)
+        return OwnModel.model_validate(value)
+    return value if isinstance(value, ModelPolicy) else handler(value)
+
+
+Model = Annotated[
+    Annotated[Logistic | Mlp | Cnn, Field(discriminator="kind")],
+    WrapValidator(_own_or_known),
+    SerializeAsAny(),  # a user's own member is written back with its own fields
+]

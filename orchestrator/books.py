@@ -1,0 +1,354 @@
+"""What does the engine keep account of?
+
+Plain values without time or machines in them: the event queue, who is idle, what each client's
+current state is, which versions are still needed, and how many updates went which way. Each can be
+written into a checkpoint (`dump`) and read back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from orchestrator.runtime import Handle, Place
+from policies.types import Address, Outcome, Version
+
+
+class Kind(IntEnum):
+    """What an event is; at equal times the lower number comes first."""
+
+    STAGE = 0
+    RESOLVE = 1
+    ARRIVE = 2
+    CLOSE_ROUND = 3
+    PUBLISH = 4
+    EVALUATE = 5
+    GUARD = 6
+    SELECT = 7
+
+
+class Event(NamedTuple):
+    """Something that happens at a time; the tuple itself is the order.
+
+    `client` and `number` name an address, or are 0 and a version, a round or a counter.
+    """
+
+    time_s: float
+    kind: Kind
+    client: int
+    number: int
+
+
+class EventQueue:
+    """Events in the order of (time, kind, client, number), however they were pushed."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._heap = list(events)
+        heapq.heapify(self._heap)
+
+    def __len__(self) -> int:
+        """Count events."""
+        return len(self._heap)
+
+    def push(self, event: Event) -> None:
+        """Add an event."""
+        heapq.heappush(self._heap, event)
+
+    def peek(self) -> Event | None:
+        """Return the next event and leave it."""
+        return self._heap[0] if self._heap else None
+
+    def pop(self) -> Event:
+        """Take the next event."""
+        return heapq.heappop(self._heap)
+
+    def keep(self, kinds: frozenset[Kind]) -> None:
+        """Drop events of all other kinds."""
+        self._heap = [event for event in self._heap if event.kind in kinds]
+        heapq.heapify(self._heap)
+
+    def dump(self) -> list[list[Any]]:
+        """Return all events, in order."""
+        return [list(event) for event in sorted(self._heap)]
+
+    @classmethod
+    def load(cls, rows: list[list[Any]]) -> EventQueue:
+        """Read what `dump` wrote."""
+        return cls(Event(t, Kind(k), c, n) for t, k, c, n in rows)
+
+
+class Resources:
+    """Modelled resources that serve one thing after the other, first come, first served."""
+
+    def __init__(self, free_at: dict[str, float] | None = None) -> None:
+        self._free_at = dict(free_at or {})
+
+    def serve(self, name: str, now_s: float, duration_s: float) -> float:
+        """Queue for `duration_s` of a resource; return when the service ends."""
+        end = max(now_s, self._free_at.get(name, 0.0)) + duration_s
+        self._free_at[name] = end
+        return end
+
+    def dump(self, now_s: float) -> dict[str, float]:
+        """Return when each resource is free; those that are free already are left out."""
+        return {name: end for name, end in sorted(self._free_at.items()) if end > now_s}
+
+
+class Roster:
+    """Who can be asked: idle, and not in quarantine."""
+
+    def __init__(self, size: int) -> None:
+        self._busy = bytearray(size)
+        self._out = bytearray(size)
+        self._idle = size
+        self.next_number: dict[int, int] = {}
+        self.strikes: dict[int, int] = {}
+
+    @property
+    def size(self) -> int:
+        """Clients in the fleet."""
+        return len(self._busy)
+
+    @property
+    def idle(self) -> int:
+        """How many can be asked."""
+        return self._idle
+
+    def is_idle(self, client: int) -> bool:
+        """Whether this one can be asked."""
+        return not self._busy[client] and not self._out[client]
+
+    def dispatch(self, client: int) -> Address:
+        """Make a client busy; return the address of its next update."""
+        if not self.is_idle(client):
+            raise ValueError(f"client {client} cannot be asked now")
+        self._busy[client] = 1
+        self._idle -= 1
+        number = self.next_number.get(client, 0)
+        self.next_number[client] = number + 1
+        return Address(client, number)
+
+    def release(self, client: int) -> None:
+        """Make a client idle again."""
+        self._busy[client] = 0
+        self._idle += not self._out[client]
+
+    def quarantine(self, client: int) -> None:
+        """Never ask a client again."""
+        if not self._out[client]:
+            self._idle -= not self._busy[client]
+            self._out[client] = 1
+
+    @property
+    def quarantined(self) -> list[int]:
+        """Who is in quarantine."""
+        return [client for client, out in enumerate(self._out) if out]
+
+    def dump(self) -> dict[str, Any]:
+        """Return all of it."""
+        return {
+            "size": self.size,
+            "busy": [c for c, busy in enumerate(self._busy) if busy],
+            "quarantined": self.quarantined,
+            "next_number": sorted(self.next_number.items()),
+            "strikes": sorted(self.strikes.items()),
+        }
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> Roster:
+        """Read what `dump` wrote."""
+        roster = cls(data["size"])
+        for client in data["busy"]:
+            roster._busy[client] = 1
+        roster._idle -= len(data["busy"])
+        for client in data["quarantined"]:
+            roster.quarantine(client)
+        roster.next_number = dict(map(tuple, data["next_number"]))
+        roster.strikes = dict(map(tuple, data["strikes"]))
+        return roster
+
+
+class ClientStates:
+    """Which state each client trains from next.
+
+    The state behind an accepted update is provisional until the update is committed: the next
+    assignment builds on it, and a rollback that supersedes the update takes it back.
+    """
+
+    def __init__(self) -> None:
+        self._committed: dict[int, tuple[int, Place]] = {}
+        self._provisional: dict[int, list[tuple[int, Place]]] = {}
+
+    def current(self, client: int) -> Place | None:
+        """Return the state for the client's next assignment; None before its first update."""
+        if self._provisional.get(client):
+            return self._provisional[client][-1][1]
+        return self._committed[client][1] if client in self._committed else None
+
+    def accept(self, address: Address, state: Place | None) -> None:
+        """Build on an accepted update's state."""
+        if state is not None:
+            self._provisional.setdefault(address.client, []).append((address.number, state))
+
+    def commit(self, address: Address) -> None:
+        """Make an update's state the one that stays."""
+        waiting = self._provisional.get(address.client, [])
+        for number, state in waiting:
+            if number == address.number:
+                self._committed[address.client] = (number, state)
+        self._keep(address.client, [w for w in waiting if w[0] > address.number])
+
+    def supersede(self, address: Address) -> None:
+        """Take back an accepted update's state, and whatever was built on it."""
+        waiting = self._provisional.get(address.client, [])
+        self._keep(address.client, [w for w in waiting if w[0] < address.number])
+
+    def _keep(self, client: int, waiting: list[tuple[int, Place]]) -> None:
+        if waiting:
+            self._provisional[client] = waiting
+        else:
+            self._provisional.pop(client, None)
+
+    def items(self) -> Iterator[tuple[int, int, bool, Place]]:
+        """Yield (client, number, committed, state) for a checkpoint, in order."""
+        for client in sorted(self._committed):
+            number, state = self._committed[client]
+            yield client, number, True, state
+        for client in sorted(self._provisional):
+            for number, state in self._provisional[client]:
+                yield client, number, False, state
+
+    def put(self, client: int, number: int, *, committed: bool, state: Place) -> None:
+        """Read one of `items` back."""
+        if committed:
+            self._committed[client] = (number, state)
+        else:
+            self._provisional.setdefault(client, []).append((number, state))
+
+
+class VersionStore:
+    """Which versions exist, which is the newest that clients get, and which are still needed."""
+
+    def __init__(self) -> None:
+        self._handles: dict[Version, Handle] = {}
+        self._bytes: dict[Version, int] = {}
+        self._users: dict[Version, int] = {}
+        self._newest: Version | None = None
+
+    def add(self, version: Version, handle: Handle) -> None:
+        """Take a version that was made; it is not handed out before `publish`."""
+        self._handles[version] = handle
+        self._users[version] = 1
+
+    def publish(self, version: Version, size: int) -> None:
+        """Make a version of `size` bytes the newest; the one before goes once nobody uses it."""
+        self._bytes[version] = size
+        before, self._newest = self._newest, version
+        if before is not None:
+            self.release(before)
+
+    @property
+    def newest(self) -> Version:
+        """The version that is handed out."""
+        if self._newest is None:
+            raise ValueError("no version is published")
+        return self._newest
+
+    def handle(self, version: Version) -> Handle:
+        """Return a version's handle."""
+        return self._handles[version]
+
+    def bytes(self, version: Version) -> int:
+        """Return the length of a published version's message."""
+        return self._bytes[version]
+
+    def hold(self, version: Version) -> Handle:
+        """Count one more user of a version, and return its handle."""
+        self._users[version] += 1
+        return self._handles[version]
+
+    def release(self, version: Version) -> None:
+        """Count one user less; the last one lets the version go."""
+        self._users[version] -= 1
+        if not self._users[version]:
+            del self._users[version], self._handles[version]
+            self._bytes.pop(version, None)
+
+    def __contains__(self, version: Version) -> bool:
+        """Whether somebody still needs it."""
+        return version in self._handles
+
+    def items(self) -> list[tuple[Version, int, int | None, Handle]]:
+        """Return (version, users, bytes if published, handle) in order, for a checkpoint."""
+        return [
+            (v, self._users[v], self._bytes.get(v), self._handles[v]) for v in sorted(self._handles)
+        ]
+
+    def put(
+        self, version: Version, users: int, size: int | None, handle: Handle, *, newest: bool
+    ) -> None:
+        """Read one of `items` back."""
+        self._handles[version] = handle
+        self._users[version] = users
+        if size is not None:
+            self._bytes[version] = size
+        if newest:
+            self._newest = version
+
+
+@dataclass(slots=True)
+class Ledger:
+    """How many updates went which way, and what it took; nothing is ever lost from it.
+
+    `dispatched = committed + rejected + superseded + lost + in flight`, where an accepted update
+    that waits for its version is in flight.
+    """
+
+    dispatched: int = 0
+    committed: int = 0
+    rejected: int = 0
+    superseded: int = 0
+    lost: int = 0
+    downlink_bytes: int = 0
+    uplink_bytes: int = 0
+    uplink_entropy_bytes: float = 0.0
+    staleness_sum: int = 0
+    energy_j: float = 0.0
+    device_s: float = 0.0
+    wasted_device_s: float = 0.0
+    examples: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    accuracies: list[float] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Both directions."""
+        return self.downlink_bytes + self.uplink_bytes
+
+    @property
+    def mean_staleness(self) -> float:
+        """Mean over committed updates, in versions."""
+        return self.staleness_sum / self.committed if self.committed else 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Updates whose end is open."""
+        return self.dispatched - self.committed - self.rejected - self.superseded - self.lost
+
+    def settle(self, outcome: Outcome, reason: str, device_s: float) -> None:
+        """Count an update that will not be committed."""
+        if outcome is Outcome.REJECTED:
+            self.rejected += 1
+        elif outcome is Outcome.SUPERSEDED:
+            self.superseded += 1
+        elif outcome is Outcome.LOST:
+            self.lost += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        self.wasted_device_s += device_s
+
+    def dump(self) -> dict[str, Any]:
+        """Return all of it."""
+        return asdict(self)

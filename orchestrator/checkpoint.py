@@ -1,0 +1,304 @@
+"""How does a run go on after anything?
+
+A checkpoint holds the engine between two events and every buffer that it still needs: versions in
+use, clients' states, payloads that wait for their version, and the server's own state. What was
+being trained is trained again from there, to the same bytes. Nothing in it is pickled: one JSON
+file and one safetensors file in a folder that appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from actors.learning.evaluation_torch import Evaluation
+from actors.server import Committed, Delivery, Receipt, Snapshot
+from orchestrator.books import (
+    ClientStates,
+    Event,
+    EventQueue,
+    Kind,
+    Ledger,
+    Resources,
+    Roster,
+    VersionStore,
+)
+from orchestrator.engine import Engine, Flight, Round
+from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
+from orchestrator.stages import Compute, Download, Stage, Upload
+from policies.guards import StopReason
+from policies.types import Address, Buffer, ExperimentError, Version
+
+FORMAT: Final = 1
+_STAGES: Final[dict[str, Callable[..., Stage]]] = {
+    "Download": Download,
+    "Compute": Compute,
+    "Upload": Upload,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint as read: plain data, and arrays by name."""
+
+    state: dict[str, Any]
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(slots=True)
+class _Blobs:
+    """Collects buffers under names; the same buffer gets one name."""
+
+    runtime: Runtime
+    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+    def save(self, name: str, what: Handle | Place) -> str:
+        self.arrays[name] = np.array(self.runtime.fetch(what))
+        return name
+
+
+def save(
+    engine: Engine, folder: Path, *, keep: int = 2, extra: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a checkpoint and drop all but the newest `keep`.
+
+    The events so far are flushed first, so that log and checkpoint agree.
+
+    Args:
+        engine: Stands between two events.
+        folder: Where a run's checkpoints are.
+        keep: How many stay, >= 1.
+        extra: More names for `Saved.state`.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    rows = engine.events.flush()
+    blobs = _Blobs(engine.runtime)
+    state = _dump(engine, blobs) | {"format": FORMAT, "events_rows": rows, **(extra or {})}
+    folder.mkdir(parents=True, exist_ok=True)
+    number = max((int(p.name) for p in _complete(folder)), default=-1) + 1
+    partial = folder / f"partial-{number}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(blobs.arrays, partial / "arrays.safetensors")
+    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for file in partial.iterdir():
+        _sync(file)
+    target = folder / f"{number:08d}"
+    partial.rename(target)
+    _sync(folder)
+    for old in _complete(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load(folder: Path) -> Saved | None:
+    """Read the newest checkpoint; None if there is none.
+
+    Raises:
+        ExperimentError: If it was written in a format that this version does not read.
+    """
+    complete = _complete(folder)
+    if not complete:
+        return None
+    state = json.loads((complete[-1] / "state.json").read_text(encoding="utf-8"))
+    if state.get("format") != FORMAT:
+        raise ExperimentError(
+            f"{complete[-1]} has checkpoint format {state.get('format')}, and this version reads "
+            f"{FORMAT}. Resume it with the version that wrote it."
+        )
+    return Saved(state, load_file(complete[-1] / "arrays.safetensors"))
+
+
+def restore(engine: Engine, saved: Saved) -> None:
+    """Put a fresh engine where the checkpoint was taken, and start again what was under way.
+
+    The clock must stand at the checkpoint's time already, and the log be cut to its rows.
+    """
+    _Reader(engine, saved).read()
+
+
+def _complete(folder: Path) -> list[Path]:
+    if not folder.exists():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
+    server = engine.runtime.snapshot(engine.head)
+    blobs.arrays["server/model"] = server.model
+    for name, array in server.memory.items():
+        blobs.arrays[f"server/memory/{name}"] = array
+    newest = engine.versions.newest
+    return {
+        "time_s": engine.clock.now_s(),
+        "queue": engine.queue.dump(),
+        "blocked": [list(event) for event in engine.blocked],
+        "resources": engine.resources.dump(engine.clock.now_s()),
+        "roster": engine.roster.dump(),
+        "ledger": engine.ledger.dump(),
+        "round": asdict(engine.round),
+        "head": engine.head,
+        "flying": engine.flying,
+        "buffer": engine.buffer,
+        "selections": engine.selections,
+        "points": engine.points,
+        "stopped": asdict(engine.stopped) if engine.stopped else None,
+        "best": engine.best,
+        "evaluated": [(v, asdict(e)) for v, e in engine.evaluated.items()],
+        "evaluations": list(engine.evaluations),
+        "receipts": [(v, _receipt(p.result())) for v, p in engine.receipts.items()],
+        "last_number": sorted(server.last_number.items()),
+        "versions": [
+            (v, users, size, v == newest, blobs.save(f"version/{v.number}", handle))
+            for v, users, size, handle in engine.versions.items()
+        ],
+        "states": [
+            (c, n, committed, blobs.save(f"state/{c}/{n}", place))
+            for c, n, committed, place in engine.states.items()
+        ],
+        "flights": [_flight(f, f.address in engine.buffer, blobs) for f in engine.flights.values()],
+    }
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    data = asdict(receipt)
+    data["committed"] = [(c.address, c.staleness, c.weight) for c in receipt.committed]
+    return data
+
+
+def _flight(flight: Flight, in_buffer: bool, blobs: _Blobs) -> dict[str, Any]:
+    client, number = flight.address
+    payload = flight.finished.payload if in_buffer and flight.finished else None
+    return {
+        "address": flight.address,
+        "base": flight.base,
+        "state": blobs.save(f"from/{client}/{number}", flight.state) if flight.state else None,
+        "stages": [[type(s).__name__, asdict(s)] for s in flight.stages],
+        "at": flight.at,
+        "trained_s": flight.trained_s,
+        "device_s": flight.device_s,
+        "energy_j": flight.energy_j,
+        "accepted": flight.accepted,
+        "payload": blobs.save(f"payload/{client}/{number}", payload) if payload else None,
+    }
+
+
+class _Reader:
+    """Puts a checkpoint's parts back where they belong."""
+
+    def __init__(self, engine: Engine, saved: Saved) -> None:
+        self._engine = engine
+        self._state = saved.state
+        self._arrays = saved.arrays
+        self._handles: dict[str, Handle] = {}
+
+    def read(self) -> None:
+        engine, state = self._engine, self._state
+        self._server()
+        engine.queue = EventQueue.load(state["queue"])
+        engine.blocked = [Event(t, Kind(k), c, n) for t, k, c, n in state["blocked"]]
+        engine.resources = Resources(state["resources"])
+        engine.roster = Roster.load(state["roster"])
+        engine.ledger = Ledger(**state["ledger"])
+        engine.round = Round(**state["round"])
+        engine.head = Version(*state["head"])
+        engine.flying = state["flying"]
+        engine.buffer = [Address(*a) for a in state["buffer"]]
+        engine.selections = state["selections"]
+        engine.points = state["points"]
+        engine.stopped = StopReason(**state["stopped"]) if state["stopped"] else None
+        self._versions()
+        self._states()
+        engine.evaluated = {
+            Version(*v): Evaluation(**e | {k: tuple(e[k]) for k in ("recall", "support")})
+            for v, e in state["evaluated"]
+        }
+        best = state["best"]
+        engine.best = (best[0], Version(*best[1])) if best else None
+        engine.receipts = {Version(*v): Ready(_read_receipt(r)) for v, r in state["receipts"]}
+        for version in state["evaluations"]:
+            named = Version(*version)
+            handle = engine.versions.handle(named)
+            engine.evaluations[named] = engine.runtime.evaluate(handle)
+        self._flights()
+
+    def _handle(self, name: str) -> Handle:
+        if name not in self._handles:
+            self._handles[name] = self._engine.runtime.put(self._arrays[name])
+        return self._handles[name]
+
+    def _place(self, name: str) -> Place:
+        return Place(self._handle(name), 0, int(self._arrays[name].size))
+
+    def _server(self) -> None:
+        prefix = "server/memory/"
+        memory = {
+            name.removeprefix(prefix): array
+            for name, array in self._arrays.items()
+            if name.startswith(prefix)
+        }
+        last = {int(c): int(n) for c, n in self._state["last_number"]}
+        head = Version(*self._state["head"])
+        self._engine.runtime.restore(Snapshot(head, self._arrays["server/model"], memory, last))
+
+    def _versions(self) -> None:
+        versions = VersionStore()
+        for version, users, size, newest, name in self._state["versions"]:
+            versions.put(Version(*version), users, size, self._handle(name), newest=newest)
+        self._engine.versions = versions
+
+    def _states(self) -> None:
+        states = ClientStates()
+        for client, number, committed, name in self._state["states"]:
+            states.put(client, number, committed=committed, state=self._place(name))
+        self._engine.states = states
+
+    def _flights(self) -> None:
+        """Deliver again what waits for its version, and train again what was under way."""
+        engine = self._engine
+        engine.flights = {}
+        for row in self._state["flights"]:
+            flight = Flight(
+                Address(*row["address"]),
+                Version(*row["base"]),
+                self._place(row["state"]) if row["state"] else None,
+                tuple(_STAGES[name](**values) for name, values in row["stages"]),
+                *(row[name] for name in ("at", "trained_s", "device_s", "energy_j", "accepted")),
+            )
+            engine.flights[flight.address] = flight
+            in_work = engine.clock.kind == "virtual" or not isinstance(
+                flight.stages[flight.at], Download
+            )
+            if row["payload"]:
+                self._deliver(flight, row["payload"])
+            elif not flight.accepted and in_work:
+                engine.submit(flight)
+
+    def _deliver(self, flight: Flight, name: str) -> None:
+        payload: Buffer = self._arrays[name]
+        delivery = Delivery(flight.address, flight.base, 0, int(payload.size))
+        self._engine.runtime.deliver([delivery], payload)
+        flight.finished = Finished(None, self._place(name))
+
+
+def _read_receipt(data: dict[str, Any]) -> Receipt:
+    committed = tuple(Committed(Address(*a), s, w) for a, s, w in data["committed"])
+    return Receipt(**data | {"version": Version(*data["version"]), "committed": committed})

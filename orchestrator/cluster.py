@@ -1,0 +1,83 @@
+"""Which Ray does a run use, and what is on it?"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+
+from orchestrator.hosting import Node
+from policies.types import ExperimentError
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Ray that this process is connected to.
+
+    Attributes:
+        own: Whether this process started it, and so ends it.
+    """
+
+    own: bool
+
+    def nodes(self) -> list[Node]:
+        """Return the living nodes and what each has in all.
+
+        What is free now may be less; a busy cluster gives it back or keeps actors waiting, which
+        the start deadline bounds.
+        """
+        rows: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"]]
+        names = sorted((row["NodeManagerAddress"], row["NodeID"], row["Resources"]) for row in rows)
+        return [Node(f"{host} ({node[:6]})", resources) for host, node, resources in names]
+
+    def free_bytes(self) -> int | None:
+        """Return this machine's free memory if the cluster is this machine alone."""
+        return int(psutil.virtual_memory().available) if self.own else None
+
+    def close(self) -> None:
+        """Disconnect; end a Ray that this process started."""
+        ray.shutdown()
+
+
+def connect(address: str | None, run_id: str, cpus: int | None = None) -> Cluster:
+    """Connect to a Ray, or start one on this machine.
+
+    Args:
+        address: `auto` or host:port of a running one; None takes the one of a Ray job if this
+            process is its entrypoint, and starts a local one otherwise.
+        run_id: Becomes the namespace.
+        cpus: CPUs of a local Ray; None counts them.
+
+    Raises:
+        ExperimentError: If there is no Ray at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is not None and address.startswith("ray://"):
+        raise ExperimentError(
+            f"--address {address} would put the engine behind a proxy, far from its actors. "
+            "Submit the run instead: ray job submit -- python -m orchestrator run ..."
+        )
+    address = address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {
+        "namespace": run_id,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+    }
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            if address is None:
+                ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
+            else:
+                ray.init(address, **common)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = "on this machine" if address is None else f"at {address}"
+        raise ExperimentError(
+            f"no Ray can be used {where}: {error}. Start one with `ray start --head`, or leave "
+            "--address out to have one started."
+        ) from error
+    return Cluster(own=address is None)

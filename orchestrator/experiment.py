@@ -1,0 +1,262 @@
+"""What does an experiment file hold?
+
+The model below is the schema: its fields, their types and the checks between sections. Reading a
+file needs no Ray, no MLflow and, unless it names a model of the user's own, no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic_core import PydanticCustomError
+
+from actors.faults import Fault
+from actors.identity import join_paths
+from actors.learning.data import DataSettings
+from actors.learning.models import Model, ModelPolicy
+from actors.work import Work
+from orchestrator.clock import WallSettings
+from orchestrator.document import Check, Document
+from orchestrator.fleet import FleetSettings, ServerSettings, fits
+from orchestrator.tracking import TrackingSettings
+from policies.aggregation import AggregationPolicy
+from policies.base import Settings
+from policies.guards import Quarantine, Stop
+from policies.method import Method, misfits
+from policies.sparsity import UplinkPolicy
+from policies.types import ExperimentError
+from policies.units import Seconds
+
+Hosting = Literal["auto", "dedicated", "pooled"]
+
+
+def _name(name: str) -> str:
+    if not name or any(c in name for c in "/\\\0") or name.strip(". ") != name:
+        raise PydanticCustomError(
+            "run_name",
+            "must be usable as a folder's name, got {name}. Use letters, digits and hyphens.",
+            {"name": name},
+        )
+    return name
+
+
+class Evaluate(Settings):
+    """How often a version is tested.
+
+    Attributes:
+        every_versions: Version 0 and the last one are tested always.
+    """
+
+    every_versions: PositiveInt = 10
+
+
+class Checkpoints(Settings):
+    """How often a run is saved.
+
+    Attributes:
+        every_s: Seconds on the wall between two checkpoints; they change nothing in a run.
+        keep: How many are kept.
+    """
+
+    every_s: Annotated[Seconds, Field(gt=0)] = 15.0
+    keep: PositiveInt = 2
+
+
+class Limits(Settings):
+    """How long anything is waited for, in seconds on the wall, and how often it is tried.
+
+    Attributes:
+        start_s: Until the actors answer.
+        train_s: For one training call; then the actor is replaced and asked again.
+        server_s: For an answer of the parameter server.
+        evaluate_s: For an evaluation.
+        attempts: Tries of one update before it is counted as lost.
+    """
+
+    start_s: Annotated[Seconds, Field(gt=0)] = 120.0
+    train_s: Annotated[Seconds, Field(gt=0)] = 300.0
+    server_s: Annotated[Seconds, Field(gt=0)] = 300.0
+    evaluate_s: Annotated[Seconds, Field(gt=0)] = 300.0
+    attempts: PositiveInt = 3
+
+
+class Guards(Settings):
+    """What a figure leads to, besides the end of the run."""
+
+    quarantine: Quarantine = Quarantine()
+
+
+class PlannedFault(Settings):
+    """A fault of a drill: it fires once, at the first try of that update."""
+
+    fault: Fault
+    client: NonNegativeInt
+    number: NonNegativeInt = 0
+
+
+class Experiment(Settings):
+    """A whole experiment.
+
+    Attributes:
+        name: Names the run and its folder.
+        seed: Names all random streams: the same file and seed give the same run.
+        clock: `virtual` jumps from event to event; `wall` is a live fleet.
+        wall: How time passes on the wall clock.
+        data: Examples, and who holds which.
+        model: What is trained.
+        fleet: The clients' devices.
+        server: The modelled server.
+        hosting: One actor a client, or a few actors for all; `auto` says which and why.
+        method: The policies.
+        stop: When the run has done enough.
+        guards: What else a figure leads to.
+        evaluate: How often a version is tested.
+        checkpoint: How often the run is saved.
+        limits: How long anything is waited for.
+        faults: Planned faults, to see that a run survives them.
+        tracking: Where MLflow is.
+    """
+
+    name: Annotated[str, AfterValidator(_name)]
+    seed: NonNegativeInt = 0
+    clock: Literal["virtual", "wall"] = "virtual"
+    wall: WallSettings = WallSettings()
+    data: DataSettings = DataSettings()
+    model: Model
+    fleet: FleetSettings
+    server: ServerSettings = ServerSettings()
+    hosting: Hosting = "auto"
+    method: Method
+    stop: Stop
+    guards: Guards = Guards()
+    evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoints = Checkpoints()
+    limits: Limits = Limits()
+    faults: tuple[PlannedFault, ...] = ()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def work(self) -> Work:
+        """Return what actors are told."""
+        return Work(seed=self.seed, data=self.data, model=self.model, method=self.method)
+
+
+Finding = Iterator[tuple[str, str]]
+"""Pairs of a dotted path and what is wrong there."""
+
+
+def _fits_together(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> Finding:
+    for reason in misfits(uplink, aggregation):
+        yield "method.aggregation", reason
+
+
+def _enough_clients(fleet: FleetSettings, aggregation: AggregationPolicy) -> Finding:
+    cohort = aggregation.pacing().cohort
+    if cohort is not None and cohort > fleet.clients:
+        yield (
+            "method.aggregation",
+            (
+                f"a round asks {cohort} clients, and the fleet has {fleet.clients}. "
+                "Lower clients_per_round or over_selection, or raise fleet.clients."
+            ),
+        )
+
+
+def _concurrency(fleet: FleetSettings, concurrency: int, aggregation: AggregationPolicy) -> Finding:
+    if aggregation.pacing().cohort is None and concurrency > fleet.clients:
+        yield (
+            "method.concurrency",
+            (
+                f"must not exceed fleet.clients = {fleet.clients}, got {concurrency}: a client "
+                "trains one update at a time. Lower it or raise fleet.clients."
+            ),
+        )
+
+
+def _data_is_there(data: DataSettings) -> Finding:
+    missing = data.missing()
+    if missing is not None:
+        yield "data.source", missing
+
+
+def _enough_examples(data: DataSettings, fleet: FleetSettings) -> Finding:
+    if data.missing() is not None:
+        return
+    train = data.shape().train
+    if fleet.clients > train:
+        yield (
+            "fleet.clients",
+            (
+                f"must not exceed the {train} training examples of {data.source}, got "
+                f"{fleet.clients}. Lower it or take a larger source."
+            ),
+        )
+
+
+def _model_fits(
+    data: DataSettings, model: ModelPolicy, fleet: FleetSettings, training: Any
+) -> Finding:
+    if data.missing() is not None:
+        return
+    try:
+        shape = data.shape()
+        parameters = model.parameters(shape)
+        activations = model.activation_bytes(shape)
+    except ExperimentError as error:
+        yield "model", str(error)
+        return
+    known = fleet.known_profiles()
+    for name in dict.fromkeys(entry.profile for entry in fleet.mix):
+        trouble = fits(known[name], parameters, activations, training.batch_size)
+        if trouble:
+            yield "model", trouble
+
+
+def _faults_name_clients(fleet: FleetSettings, faults: tuple[PlannedFault, ...]) -> Finding:
+    for index, fault in enumerate(faults):
+        if fault.client >= fleet.clients:
+            yield (
+                f"faults.{index}.client",
+                (
+                    f"must lie in [0, {fleet.clients - 1}], got {fault.client}. "
+                    "Clients are counted from 0."
+                ),
+            )
+
+
+CHECKS = (
+    Check(("method.uplink", "method.aggregation"), _fits_together),
+    Check(("fleet", "method.aggregation"), _enough_clients),
+    Check(("fleet", "method.concurrency", "method.aggregation"), _concurrency),
+    Check(("data",), _data_is_there),
+    Check(("data", "fleet"), _enough_examples),
+    Check(("data", "model", "fleet", "method.training"), _model_fits),
+    Check(("fleet", "faults"), _faults_name_clients),
+)
+
+
+def read(path: Path, assignments: tuple[str, ...] = ()) -> tuple[Experiment, list[str]]:
+    """Read an experiment file; its folder becomes importable.
+
+    Args:
+        path: The file.
+        assignments: `key=value` pairs that override it.
+
+    Returns:
+        The experiment, and notes on what the assignments dropped.
+
+    Raises:
+        ExperimentFileError: With every mistake and its line.
+    """
+    join_paths([str(path.resolve().parent)])
+    document = Document.read(path)
+    notes = document.override(assignments, Experiment)
+    return document.validate(Experiment, CHECKS), notes
+
+
+def json_schema() -> str:
+    """Return the JSON schema of experiment files, as `docs/experiment.schema.json` holds it."""
+    return json.dumps(Experiment.model_json_schema(), indent=2) + "\n"

@@ -1,0 +1,157 @@
+"""Does a fleet fit a cluster, node by node, and how is it hosted?
+
+Ray keeps an actor that fits nowhere pending for ever and says nothing, so the arithmetic is done
+before anything starts. Nothing here touches Ray.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Literal
+
+from orchestrator.fleet import ActorResources
+from policies.types import ExperimentError
+
+START_CPU_S = 2.5
+"""Seconds of a core that an actor with torch takes to start, measured on a 2-core machine."""
+START_LIMIT_S = 30.0
+"""`auto` hosts one client an actor while all of them start within this time."""
+ACTOR_BYTES = 200 * 2**20
+"""Memory of an actor with torch before it has any data."""
+
+Demand = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster and what is free on it: CPU, GPU, memory in bytes, custom."""
+
+    name: str
+    free: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """How a fleet is hosted.
+
+    Attributes:
+        kind: One actor a client, or a few for all.
+        actors: How many client actors.
+        why: In words.
+    """
+
+    kind: Literal["dedicated", "pooled"]
+    actors: int
+    why: str
+
+
+def demand(resources: ActorResources) -> dict[str, float]:
+    """Return what Ray counts for one client's actor."""
+    wanted = {
+        "CPU": resources.num_cpus,
+        "GPU": resources.num_gpus,
+        "memory": float(resources.memory or 0),
+        **resources.custom,
+    }
+    return {name: amount for name, amount in wanted.items() if amount > 0}
+
+
+def shortage(nodes: Sequence[Node], demands: Sequence[Demand]) -> str | None:
+    """Say why actors do not fit, node by node, or return None.
+
+    Places the largest first on the first node with room, which is how it would have to be tried
+    by hand; a fleet that only a cleverer packing fits is refused.
+    """
+    free = [dict(node.free) for node in nodes]
+    kinds = Counter(tuple(sorted(d.items())) for d in demands)
+    for kind, count in sorted(kinds.items(), key=lambda item: item[0], reverse=True):
+        left = count
+        for room in free:
+            fitting = min(
+                [floor(room.get(name, 0.0) / amount + 1e-9) for name, amount in kind],
+                default=left,
+            )
+            placed = min(left, fitting)
+            for name, amount in kind:
+                room[name] = room.get(name, 0.0) - placed * amount
+            left -= placed
+            if not left:
+                break
+        if left:
+            return _explain(nodes, dict(kind), count, left)
+    return None
+
+
+def _explain(nodes: Sequence[Node], kind: Demand, count: int, left: int) -> str:
+    wanted = ", ".join(f"{_amount(name, amount)}" for name, amount in kind.items())
+    lines = [f"{left} of {count} client actors with {wanted} each fit on no node:"]
+    for node in nodes:
+        has = ", ".join(_amount(name, node.free.get(name, 0.0)) for name in kind)
+        lines.append(f"  {node.name} has {has} free")
+    lines.append(
+        "Lower fleet.clients or the resources in fleet.mix, add nodes, or set hosting: pooled."
+    )
+    return "\n".join(lines)
+
+
+def _amount(name: str, amount: float) -> str:
+    if name == "memory":
+        return f"{amount / 2**20:.0f} MiB memory"
+    return f"{amount:g} {name}"
+
+
+def choose(
+    wanted: Literal["auto", "dedicated", "pooled"],
+    resources: Sequence[ActorResources],
+    nodes: Sequence[Node],
+    *,
+    workers: int | None = None,
+    free_bytes: int | None = None,
+) -> Hosting:
+    """Decide how a fleet is hosted.
+
+    Args:
+        wanted: What the experiment asks for.
+        resources: Of each client.
+        nodes: The cluster.
+        workers: Pooled actors; by default one a CPU.
+        free_bytes: Memory that is really free where the actors go, if it is known.
+
+    Raises:
+        ExperimentError: If what is wanted does not fit, with the numbers.
+    """
+    cpus = sum(node.free.get("CPU", 0.0) for node in nodes)
+    if wanted == "pooled":
+        return _pooled(cpus, workers, "the experiment asks for it")
+    lacking = shortage(nodes, [demand(r) for r in resources])
+    count = len(resources)
+    if wanted == "dedicated":
+        if lacking:
+            raise ExperimentError(f"hosting: dedicated does not fit this cluster. {lacking}")
+        return Hosting("dedicated", count, "the experiment asks for it")
+    start_s = START_CPU_S * count / max(cpus, 1.0)
+    if lacking:
+        return _pooled(cpus, workers, f"dedicated does not fit: {lacking.splitlines()[0]}")
+    if start_s > START_LIMIT_S:
+        why = f"{count} actors would take about {start_s:.0f} s to start on {cpus:g} CPUs"
+        return _pooled(cpus, workers, why)
+    if free_bytes is not None and count * ACTOR_BYTES > free_bytes:
+        need = f"{count * ACTOR_BYTES / 2**30:.1f} GiB"
+        return _pooled(cpus, workers, f"{count} actors need about {need} of memory")
+    return Hosting("dedicated", count, f"{count} actors fit and start in about {start_s:.0f} s")
+
+
+def _pooled(cpus: float, workers: int | None, why: str) -> Hosting:
+    if cpus < 1:
+        raise ExperimentError(
+            f"a pooled actor takes one CPU, and the cluster has {cpus:g} free. Add a node."
+        )
+    most = floor(cpus)
+    if workers is not None and workers > most:
+        raise ExperimentError(
+            f"--workers must be at most {most}, the free CPUs of the cluster, got {workers}."
+        )
+    return Hosting("pooled", workers or ceil(most), why)

@@ -1,0 +1,133 @@
+"""How does a run go on in one process?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from actors.client import Client
+from actors.evaluator import Evaluator
+from actors.identity import identify, pss_bytes
+from actors.learning.data import DataSet
+from actors.learning.evaluation_torch import Evaluation
+from actors.server import Delivery, Receipt, Server, Snapshot
+from actors.work import Shards, Work
+from orchestrator.runtime import Finished, Handle, Job, Pending, Place, Ready
+from policies.types import Address, Buffer, ExperimentError, Version
+from policies.update import ModelSchema
+
+T = TypeVar("T")
+
+
+class InProcessRuntime:
+    """Everything in this process, one thing after the other."""
+
+    def __init__(self, work: Work, data: DataSet, shards: Shards) -> None:
+        self._client = Client(work, data, shards)
+        self._evaluator = Evaluator(work, data)
+        self._schema, self._initial = self._evaluator.initial()
+        self._server = Server(work, self._schema, self._initial)
+
+    @property
+    def numerics(self) -> str:
+        """What equality of digests is promised for."""
+        return identify().numerics
+
+    def initial(self) -> tuple[ModelSchema, Handle]:
+        """Return the model's tensors and version 0."""
+        return self._schema, self._initial
+
+    def submit(self, job: Job) -> Pending[Finished]:
+        """Train when the result is asked for."""
+        if job.assignment.fault in {"crash", "hang"}:
+            raise ExperimentError(
+                f"faults: {job.assignment.fault} ends a process, and an in-process run has no "
+                "other. Run it on Ray."
+            )
+        return _Deferred(lambda: self._train(job))
+
+    def _train(self, job: Job) -> Finished:
+        assignment = job.assignment
+        state = self.fetch(job.state) if job.state else np.empty(0, dtype=np.uint8)
+        payload, after = self._client.train(assignment, job.base, state)
+        delivery = Delivery(assignment.address, assignment.base, 0, payload.size)
+        admission = self._server.admit(delivery, payload)
+        return Finished(
+            admission,
+            Place(payload, 0, payload.size),
+            Place(after, 0, after.size) if after.size else None,
+        )
+
+    def pump(self, timeout_s: float) -> None:
+        """Do nothing: nothing goes on meanwhile."""
+
+    def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> None:
+        """Admit payloads again."""
+        self._server.admit_group(deliveries, payloads)
+
+    def commit(
+        self, addresses: Sequence[Address], expected: Version
+    ) -> tuple[Pending[Receipt], Handle]:
+        """Make the next version."""
+        receipt, message = self._server.commit(addresses, expected)
+        return Ready(receipt), message
+
+    def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
+        """Publish `target` again."""
+        receipt, message = self._server.rollback(target, expected)
+        return Ready(receipt), message
+
+    def discard(self, addresses: Sequence[Address]) -> None:
+        """Let the server forget updates."""
+        self._server.discard(addresses)
+
+    def evaluate(self, version: Handle) -> Pending[Evaluation]:
+        """Test a version when the result is asked for."""
+        return _Deferred(lambda: self._evaluator.evaluate(version))
+
+    def snapshot(self, expected: Version) -> Snapshot:
+        """Return the server's state."""
+        snapshot = self._server.snapshot()
+        if snapshot.version != expected:
+            raise ValueError(f"the server is at {snapshot.version}, not at {expected}")
+        return snapshot
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Let the server go on from a snapshot."""
+        self._server.restore(snapshot)
+
+    def put(self, buffer: Buffer) -> Handle:
+        """Keep a buffer."""
+        return buffer
+
+    def fetch(self, what: Handle | Place) -> Buffer:
+        """Return the bytes themselves."""
+        if isinstance(what, Place):
+            return np.asarray(what.handle)[what.start : what.stop]
+        return np.asarray(what)
+
+    def pss_bytes(self) -> int:
+        """Return this process's memory."""
+        return pss_bytes()
+
+    def close(self) -> None:
+        """Do nothing: nothing was started."""
+
+
+class _Deferred(Generic[T]):
+    """Computes once, when asked."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute: Callable[[], T] | None = compute
+        self._value: T | None = None
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> T:
+        if self._compute is not None:
+            self._value = self._compute()
+            self._compute = None
+        return self._value  # type: ignore[return-value]  # computed above

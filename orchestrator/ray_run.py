@@ -1,0 +1,74 @@
+"""How is a run put onto a Ray?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from actors.learning.data import DataSet
+from actors.work import Shards
+from orchestrator.cluster import connect
+from orchestrator.control import MailboxControl
+from orchestrator.fleet import Fleet
+from orchestrator.hosting import choose
+from orchestrator.log import Log
+from orchestrator.ray_runtime import RayRuntime
+
+if TYPE_CHECKING:
+    from orchestrator.run import Request
+
+
+def start(
+    request: Request,
+    data: DataSet,
+    shards: Shards,
+    fleet: Fleet,
+    *,
+    ops: Log,
+    check: Callable[[], None],
+    stack: ExitStack,
+    chosen: Callable[[str, int, str], None],
+) -> tuple[RayRuntime, MailboxControl]:
+    """Connect, decide the hosting, and start the actors; `stack` ends all of it.
+
+    Args:
+        request: What is run.
+        data: All examples.
+        shards: Which are whose.
+        fleet: Whose resources count.
+        ops: Where the runtime notes what it took.
+        check: Raises `Interrupted` when somebody wants the run to end.
+        stack: Gets what must be closed.
+        chosen: Is told the hosting, the number of actors, and why.
+
+    Raises:
+        ExperimentError: If there is no Ray, or the fleet does not fit it.
+    """
+    experiment = request.experiment
+    cluster = connect(request.address, request.run_id, request.workers)
+    stack.callback(cluster.close)
+    resources = [fleet.resources_of(client) for client in range(len(fleet))]
+    hosting = choose(
+        experiment.hosting,
+        resources,
+        cluster.nodes(),
+        workers=request.workers,
+        free_bytes=cluster.free_bytes(),
+    )
+    chosen(hosting.kind, hosting.actors, hosting.why)
+    control = MailboxControl()
+    stack.callback(control.close)
+    runtime = RayRuntime(
+        experiment.work(),
+        data,
+        shards,
+        resources=resources,
+        hosting=hosting,
+        limits=experiment.limits,
+        ops=ops,
+        paths=request.paths,
+        check=check,
+    )
+    stack.callback(runtime.close)
+    return runtime, control

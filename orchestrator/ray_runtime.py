@@ -1,0 +1,594 @@
+"""How do actors get placed, fed and replaced?
+
+The driver owns every reference. Jobs wait here, the earliest needed first; each worker has one
+group in training and one behind it, so that it never idles. A group's payloads come back as one
+buffer that goes to the server without passing the driver. An actor that dies or overruns its
+deadline is restarted by Ray and gets its jobs again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import ray
+from ray import exceptions as ray_errors
+
+from actors.client import ClientActor
+from actors.evaluator import EvaluatorActor
+from actors.identity import Identity, identify, pss_bytes
+from actors.learning.data import DataSet
+from actors.learning.evaluation_torch import Evaluation
+from actors.server import Delivery, ParameterServer, Receipt, Snapshot
+from actors.work import GroupReceipt, Shards, Work
+from orchestrator.experiment import Limits
+from orchestrator.fleet import ActorResources
+from orchestrator.hosting import Hosting, demand
+from orchestrator.log import Log
+from orchestrator.runtime import Finished, Handle, Job, Pending, Place
+from policies.types import Address, Buffer, RunError, Version
+from policies.update import ModelSchema
+from policies.wire import StateLayout
+
+T = TypeVar("T")
+SLICE_S = 0.2
+"""Longest wait before the driver looks whether somebody wants the run to end."""
+MOST_IN_GROUP = 16
+LOST_ACTOR = (
+    ray_errors.RayActorError,
+    ray_errors.WorkerCrashedError,
+    ray_errors.OutOfMemoryError,
+    ray_errors.NodeDiedError,
+    ray_errors.ObjectLostError,
+)
+
+
+@dataclass(slots=True)
+class _Task:
+    """A job with what its tries have come to."""
+
+    job: Job
+    serial: int
+    attempt: int = 0
+    result: Finished | None = None
+
+    def __lt__(self, other: _Task) -> bool:
+        return (self.job.due_s, self.serial) < (other.job.due_s, other.serial)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Tasks in training together on one worker."""
+
+    tasks: list[_Task]
+    payloads: Any
+    states: Any
+    receipt: Any
+    admissions: Any
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A client actor, with what it has to do.
+
+    Attributes:
+        ready: Answers when the actor has started; None once it has.
+        ready_by: When it must have, on the monotonic clock.
+        deadline: When the first group must be done.
+        tasks: Jobs for this worker alone: its client's, or those that its end interrupted.
+        overran: Whether its last end was a missed deadline.
+    """
+
+    name: str
+    actor: Any
+    ready: Any
+    ready_by: float
+    tasks: list[_Task] = field(default_factory=list)
+    groups: deque[_Group] = field(default_factory=deque)
+    deadline: float = 0.0
+    overran: bool = False
+
+
+class FromStore:
+    """Fetches data and shards inside an actor, also inside a restarted one.
+
+    The references travel as bytes, so that Ray does not take them for arguments that could be
+    gone when an actor restarts: the driver keeps them for the whole run.
+    """
+
+    def __init__(self, references: Sequence[Any]) -> None:
+        self._references = ray.cloudpickle.dumps(list(references))
+
+    def __call__(self) -> tuple[DataSet, Shards]:
+        """Return both, as views of the node's one copy."""
+        data, shards = ray.get(ray.cloudpickle.loads(self._references))
+        return data, shards
+
+
+class RayRuntime:
+    """Trains, admits, commits and evaluates in actors.
+
+    Args:
+        work: What actors are told.
+        data: All examples; one copy a node.
+        shards: Which are whose.
+        resources: Of each client's actor.
+        hosting: One actor a client, or a few for all.
+        limits: Deadlines and tries.
+        ops: Where it notes what it took.
+        paths: Folders of the user's own modules.
+        check: Called while waiting; raises `Interrupted` to end the wait.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        data: DataSet,
+        shards: Shards,
+        *,
+        resources: Sequence[ActorResources],
+        hosting: Hosting,
+        limits: Limits,
+        ops: Log,
+        paths: Sequence[str] = (),
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._limits = limits
+        self._ops = ops
+        self._check = check
+        self._began = time.monotonic()
+        self._serial = 0
+        self._shared: list[_Task] = []
+        self._peak_pss = 0
+        settings = work.model_dump(mode="json")
+        self._data = [ray.put(data), ray.put(shards)]
+        fetch = FromStore(self._data)
+        arguments = (settings, list(paths), fetch)
+        self._dedicated = hosting.kind == "dedicated"
+        self._evaluator = (
+            ray.remote(EvaluatorActor)
+            .options(num_cpus=0, max_restarts=-1, max_task_retries=0)
+            .remote(*arguments)
+        )
+        shell = ray.remote(ClientActor)
+        self._workers: list[_Worker] = []
+        for index in range(hosting.actors):
+            options = _options(resources[index]) if self._dedicated else {"num_cpus": 1}
+            actor = shell.options(max_restarts=-1, max_task_retries=0, **options).remote(*arguments)
+            name = f"client-{index}" if self._dedicated else f"worker-{index}"
+            by = time.monotonic() + limits.start_s
+            self._workers.append(_Worker(name, actor, actor.identity.remote(), by))
+        self._identity: Identity = self._get(
+            self._evaluator.identity.remote(), limits.start_s, "the evaluator to start"
+        )
+        self._same_code(self._identity, "evaluator")
+        self._schema, first = self._get(
+            self._evaluator.initial.remote(), limits.start_s, "version 0 from the evaluator"
+        )
+        self._initial = ray.put(first)
+        self._server = (
+            ray.remote(ParameterServer)
+            .options(num_cpus=0, max_restarts=0, max_concurrency=100)
+            .remote(settings, list(paths), self._schema, first, limits.server_s)
+        )
+        server = self._get(self._server.identity.remote(), limits.start_s, "the server to start")
+        self._same_code(server, "parameter server")
+        self._state_bytes = StateLayout(work.method.uplink.start(self._schema)).size
+
+    # ------------------------------------------------------------ the port
+
+    @property
+    def numerics(self) -> str:
+        """What equality of digests is promised for."""
+        return self._identity.numerics
+
+    def initial(self) -> tuple[ModelSchema, Handle]:
+        """Return the model's tensors and version 0."""
+        return self._schema, self._initial
+
+    def submit(self, job: Job) -> Pending[Finished]:
+        """Queue a job; it is sent with the next look at the workers."""
+        task = _Task(job, self._serial)
+        self._serial += 1
+        heapq.heappush(self._tasks_of(task), task)
+        return _PendingTask(self, task)
+
+    def pump(self, timeout_s: float) -> None:
+        """Take in what is finished and send what waits."""
+        self._turn(None, timeout_s)
+
+    def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> None:
+        """Admit payloads from a checkpoint again."""
+        reference = self._server.deliver.remote(list(deliveries), np.asarray(payloads))
+        self._get(reference, self._limits.server_s, "the server to admit")
+
+    def commit(
+        self, addresses: Sequence[Address], expected: Version
+    ) -> tuple[Pending[Receipt], Handle]:
+        """Make the next version; clients can be sent its handle at once."""
+        call = self._server.commit.options(num_returns=2)
+        receipt, message = call.remote(list(addresses), expected)
+        return self._pending(receipt, f"version {expected.number + 1}"), message
+
+    def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
+        """Publish `target` again under a new lineage."""
+        receipt, message = self._server.rollback.options(num_returns=2).remote(expected, target)
+        return self._pending(receipt, f"the rollback after version {expected.number}"), message
+
+    def discard(self, addresses: Sequence[Address]) -> None:
+        """Let the server forget updates."""
+        if addresses:
+            self._server.discard.remote(list(addresses))
+
+    def evaluate(self, version: Handle) -> Pending[Evaluation]:
+        """Test a version; asks again if the evaluator dies."""
+        return _PendingCall(
+            self,
+            lambda: self._evaluator.evaluate.remote(version),
+            self._limits.evaluate_s,
+            "an evaluation",
+            tries=self._limits.attempts,
+        )
+
+    def snapshot(self, expected: Version) -> Snapshot:
+        """Return the server's state once it has reached a version."""
+        reference = self._server.snapshot.remote(expected)
+        found: Snapshot = self._get(reference, self._limits.server_s, "the server's state")
+        return found
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Let the server go on from a snapshot."""
+        self._get(self._server.restore.remote(snapshot), self._limits.server_s, "the server")
+
+    def put(self, buffer: Buffer) -> Handle:
+        """Keep a buffer; the driver owns it."""
+        return ray.put(np.asarray(buffer))
+
+    def fetch(self, what: Handle | Place) -> Buffer:
+        """Return the bytes behind a handle."""
+        if isinstance(what, Place):
+            whole: Buffer = self._get(what.handle, self._limits.server_s, "a buffer")
+            return whole[what.start : what.stop]
+        found: Buffer = self._get(what, self._limits.server_s, "a buffer")
+        return found
+
+    def pss_bytes(self) -> int:
+        """Return the memory of the driver and all actors of the run on this machine."""
+        calls = [a.pss_bytes.remote() for a in (self._server, self._evaluator)]
+        calls += [w.actor.pss_bytes.remote() for w in self._workers if not w.groups and not w.ready]
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=2.0)
+        total = pss_bytes()
+        for reference in ready:
+            try:
+                total += ray.get(reference)
+            except LOST_ACTOR:
+                continue
+        return total
+
+    def close(self) -> None:
+        """End all actors of the run."""
+        for actor in (*(w.actor for w in self._workers), self._evaluator, self._server):
+            ray.kill(actor)
+
+    # ------------------------------------------------------------ turning the wheel
+
+    def _turn(self, wanted: Any, timeout_s: float) -> None:
+        """Send what waits, then wait for `wanted`, a group, or an actor to be there."""
+        self._send()
+        self._overdue()
+        watched = [g.admissions for w in self._workers for g in w.groups]
+        watched += [w.ready for w in self._workers if w.ready is not None]
+        if wanted is not None:
+            watched.append(wanted)
+        if not watched:
+            if timeout_s:
+                time.sleep(min(timeout_s, SLICE_S))
+            return
+        ready, _ = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
+        if ready:
+            ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0, fetch_local=False)
+            self._take(set(ready))
+            self._send()
+
+    def _take(self, ready: set[Any]) -> None:
+        for worker in self._workers:
+            if worker.ready is not None and worker.ready in ready:
+                self._started(worker)
+            while worker.groups and worker.groups[0].admissions in ready:
+                group = worker.groups[0]
+                try:
+                    admissions, receipt = ray.get(group.admissions)
+                except Exception as error:  # noqa: BLE001  # sorted out below
+                    self._failed(worker, group, error)
+                    break
+                worker.groups.popleft()
+                worker.deadline = self._deadline(worker)
+                self._finish(worker, group, admissions, receipt)
+
+    def _finish(
+        self, worker: _Worker, group: _Group, admissions: list[Any], receipt: GroupReceipt
+    ) -> None:
+        size = self._state_bytes
+        for index, (task, admission) in enumerate(zip(group.tasks, admissions, strict=True)):
+            payload = Place(group.payloads, *receipt.places[index])
+            state = Place(group.states, index * size, (index + 1) * size) if size else None
+            task.result = Finished(admission, payload, state)
+            client, number = task.job.assignment.address
+            self._note(
+                "trained",
+                actor=worker.name,
+                client=client,
+                number=number,
+                attempt=task.attempt,
+                duration_s=receipt.durations_s[index],
+                cpu_s=receipt.cpu_s / len(group.tasks),
+                bytes=admission.uplink_bytes,
+            )
+
+    # ------------------------------------------------------------ sending
+
+    def _tasks_of(self, task: _Task) -> list[_Task]:
+        if self._dedicated:
+            return self._workers[task.job.assignment.address.client].tasks
+        return self._shared
+
+    def _send(self) -> None:
+        """Give every worker one group to train, and one to go on with."""
+        if self._dedicated:
+            for worker in self._workers:
+                while worker.tasks and worker.ready is None and len(worker.groups) < 2:
+                    self._send_group(worker, [heapq.heappop(worker.tasks)])
+            return
+        for depth in (0, 1):
+            for worker in self._workers:
+                while worker.tasks and worker.ready is None and len(worker.groups) <= depth:
+                    self._send_group(worker, [worker.tasks.pop()])
+            free = [w for w in self._workers if w.ready is None and len(w.groups) == depth]
+            for index, worker in enumerate(free):
+                count = min(MOST_IN_GROUP, ceil(len(self._shared) / (len(free) - index)))
+                if count and not worker.tasks:
+                    tasks = [heapq.heappop(self._shared) for _ in range(count)]
+                    self._send_group(worker, tasks)
+
+    def _send_group(self, worker: _Worker, tasks: list[_Task]) -> None:
+        buffers: list[Any] = []
+        places: dict[Any, int] = {}
+
+        def at(reference: Any) -> int:
+            if reference not in places:
+                places[reference] = len(buffers)
+                buffers.append(reference)
+            return places[reference]
+
+        group = [task.job.assignment for task in tasks]
+        base_at = [at(task.job.base) for task in tasks]
+        state_at = [
+            (at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks
+        ]
+        train = worker.actor.train.options(num_returns=3)
+        payloads, states, receipt = train.remote(group, base_at, state_at, *buffers)
+        admissions = self._server.admit.remote(group, receipt, payloads)
+        worker.groups.append(_Group(tasks, payloads, states, receipt, admissions))
+        if len(worker.groups) == 1:
+            worker.deadline = self._deadline(worker)
+
+    def _deadline(self, worker: _Worker) -> float:
+        """Return when the worker's first group must be done: a call's limit for each member."""
+        members = len(worker.groups[0].tasks) if worker.groups else 0
+        return time.monotonic() + self._limits.train_s * members
+
+    # ------------------------------------------------------------ when something goes wrong
+
+    def _started(self, worker: _Worker) -> None:
+        """An actor answers, for the first time or again."""
+        try:
+            identity: Identity = ray.get(worker.ready)
+        except LOST_ACTOR as error:
+            if time.monotonic() > worker.ready_by:
+                raise RunError(f"{worker.name} did not start: {_first_line(error)}") from error
+            worker.ready = worker.actor.identity.remote()
+            return
+        except ray_errors.RayTaskError as error:
+            raise RunError(f"{worker.name} cannot start: {_cause(error)}") from error
+        self._same_code(identity, worker.name)
+        worker.ready = None
+        self._note("actor_started", actor=worker.name, node=identity.host)
+
+    def _overdue(self) -> None:
+        """Replace actors that have missed their deadline."""
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.ready is not None and now > worker.ready_by:
+                waited = self._limits.start_s
+                raise RunError(
+                    f"{worker.name} did not start within {waited:g} s. Is the cluster full? "
+                    "`ray status` tells. Raise limits.start_s or lower fleet.clients."
+                )
+            if worker.groups and worker.ready is None and now > worker.deadline:
+                first = worker.groups[0].tasks[0].job.assignment.address
+                self._note(
+                    "deadline",
+                    actor=worker.name,
+                    client=first.client,
+                    number=first.number,
+                    detail=f"no answer within {self._limits.train_s:g} s an update",
+                )
+                worker.overran = True
+                worker.deadline = now + self._limits.start_s
+                ray.kill(worker.actor, no_restart=False)
+
+    def _failed(self, worker: _Worker, group: _Group, error: Exception) -> None:
+        """Sort out whether the worker, the server or the user's code has failed."""
+        try:
+            ray.get(group.receipt, timeout=0)
+        except LOST_ACTOR as lost:
+            self._lost(worker, lost)
+        except ray_errors.GetTimeoutError:
+            raise RunError(f"the parameter server failed: {_cause(error)}") from error
+        except ray_errors.RayTaskError as own:
+            failing = ", ".join(str(tuple(t.job.assignment.address)) for t in group.tasks)
+            text = f"training failed for (client, number) {failing} on {worker.name}: {_cause(own)}"
+            self._note("training_error", actor=worker.name, detail=text)
+            raise RunError(text) from own
+        else:
+            raise RunError(f"the parameter server failed: {_cause(error)}") from error
+
+    def _lost(self, worker: _Worker, error: Exception) -> None:
+        """An actor is gone: wait for its successor and send everything again, one by one."""
+        cause = "deadline" if worker.overran else type(error).__name__
+        self._note("actor_lost", actor=worker.name, detail=f"{cause}: {_first_line(error)}")
+        groups, worker.groups = list(worker.groups), deque()
+        worker.overran = False
+        worker.ready = worker.actor.identity.remote()
+        worker.ready_by = time.monotonic() + self._limits.start_s
+        for place, group in enumerate(groups):
+            for task in group.tasks:
+                task.attempt += place == 0
+                address = task.job.assignment.address
+                if task.attempt >= self._limits.attempts:
+                    task.result = Finished(None, lost=f"{task.attempt} tries: {cause}")
+                    continue
+                whole = replace(task.job.assignment, fault="") if place == 0 else None
+                task.job = replace(task.job, assignment=whole or task.job.assignment)
+                self._note(
+                    "resent",
+                    actor=worker.name,
+                    client=address.client,
+                    number=address.number,
+                    attempt=task.attempt,
+                    detail=cause,
+                )
+                heapq.heappush(worker.tasks, task)
+
+    def _same_code(self, identity: Identity, name: str) -> None:
+        """Refuse an actor that imports other code under our names."""
+        own = identify()
+        if identity.code != own.code:
+            raise RunError(
+                f"{name} on {identity.host} runs other code: its packages policies, actors and "
+                f"orchestrator come from {identity.where}, the driver's from {own.where}. Install "
+                "the same version on every node, and keep folders of these names out of the "
+                "working folder."
+            )
+
+    # ------------------------------------------------------------ waiting
+
+    def _pending(self, reference: Any, what: str) -> _PendingCall[Any]:
+        return _PendingCall(self, lambda: reference, self._limits.server_s, what)
+
+    def _get(self, reference: Any, deadline_s: float, what: str) -> Any:
+        return _PendingCall(self, lambda: reference, deadline_s, what).result()
+
+    def wait_for(self, done: Callable[[], bool], wanted: Any, deadline_s: float, what: str) -> None:
+        """Turn the wheel until `done`.
+
+        Raises:
+            RunError: If that takes longer than `deadline_s`.
+            Interrupted: If somebody wants the run to end.
+        """
+        end = time.monotonic() + deadline_s
+        while not done():
+            self._check()
+            if time.monotonic() > end:
+                raise RunError(f"waited {deadline_s:g} s for {what}, in vain")
+            self._turn(wanted, SLICE_S)
+
+    def wait_for_task(self, task: _Task) -> Finished:
+        """Turn the wheel until a task has a result; its worker's deadlines bound the wait."""
+        self._send()
+        while task.result is None:
+            self._check()
+            self._turn(None, SLICE_S)
+        return task.result
+
+    def _note(self, kind: str, **values: Any) -> None:
+        self._ops.append(kind, wall_s=time.monotonic() - self._began, **values)
+
+
+class _PendingTask:
+    """The result of a job that may still be on its way."""
+
+    def __init__(self, runtime: RayRuntime, task: _Task) -> None:
+        self._runtime = runtime
+        self._task = task
+
+    def done(self) -> bool:
+        return self._task.result is not None
+
+    def result(self) -> Finished:
+        return self._runtime.wait_for_task(self._task)
+
+
+class _PendingCall(Generic[T]):
+    """The result of a call that may still be on its way; a lost actor is asked again."""
+
+    def __init__(
+        self,
+        runtime: RayRuntime,
+        call: Callable[[], Any],
+        deadline_s: float,
+        what: str,
+        *,
+        tries: int = 1,
+    ) -> None:
+        self._runtime = runtime
+        self._call = call
+        self._reference = call()
+        self._deadline_s = deadline_s
+        self._what = what
+        self._tries = tries
+        self._value: tuple[T] | None = None
+
+    def done(self) -> bool:
+        if self._value is not None:
+            return True
+        ready, _ = ray.wait([self._reference], timeout=0, fetch_local=False)
+        return bool(ready)
+
+    def result(self) -> T:
+        while self._value is None:
+            self._runtime.wait_for(self.done, self._reference, self._deadline_s, self._what)
+            try:
+                self._value = (ray.get(self._reference),)
+            except LOST_ACTOR as error:
+                self._tries -= 1
+                if self._tries <= 0:
+                    raise RunError(f"lost {self._what}: {_first_line(error)}") from error
+                self._reference = self._call()
+            except ray_errors.RayTaskError as error:
+                raise RunError(f"{self._what} failed: {_cause(error)}") from error
+        return self._value[0]
+
+
+def _options(resources: ActorResources) -> dict[str, Any]:
+    wanted = demand(resources)
+    options: dict[str, Any] = {"num_cpus": wanted.pop("CPU", 0)}
+    options["num_gpus"] = wanted.pop("GPU", 0)
+    if "memory" in wanted:
+        options["memory"] = wanted.pop("memory")
+    return options | {"resources": wanted}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _cause(error: BaseException) -> str:
+    """Return what really went wrong in an actor, with where."""
+    cause = getattr(error, "cause", None) or error
+    where = [line.strip() for line in str(error).splitlines() if line.strip().startswith("File ")]
+    place = f" ({where[-1]})" if where else ""
+    text = _last(error) if cause is error else _first_line(cause)
+    return f"{type(cause).__name__}: {text}{place}"
+
+
+def _last(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,64 @@
+"""What does a finished run print?"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.experiment import Experiment
+from orchestrator.progress import seconds, size
+from orchestrator.summary import Summary
+
+
+def show(summary: Summary, folder: Path, experiment: Experiment, console: Console) -> None:
+    """Print the figures and where to look further."""
+    table = Table(title=f"{summary.name}: stopped by {summary.stopped_by}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    saved = summary.uplink_entropy_bytes / summary.uplink_bytes if summary.uplink_bytes else 1.0
+    rows = {
+        "final accuracy": f"{summary.final_accuracy:.4f}",
+        "mean of the last tenth": f"{summary.tail_accuracy:.4f}",
+        "worst tenth of clients": f"{summary.worst_decile_accuracy:.4f}",
+        "versions": f"{summary.versions:,}",
+        "updates": f"{summary.updates:,} ({summary.rejected_updates} rejected)",
+        "mean staleness": f"{summary.mean_staleness:.2f} versions",
+        "virtual time": seconds(summary.virtual_seconds),
+        "wall time": f"{seconds(summary.wall_seconds)} ({summary.startup_seconds:.1f} s to start)",
+        "updates a second": f"{summary.updates_per_second:.1f}",
+        "uplink": f"{size(summary.uplink_bytes)} (bound {saved:.1%} of it)",
+        "downlink": size(summary.downlink_bytes),
+        "energy of the devices": f"{summary.energy_joules:.1f} J",
+        "memory of all processes": size(summary.peak_pss_bytes),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    for text in (
+        f"digest   {summary.digest}",
+        f"numerics {summary.numerics}",
+        f"report   {folder / 'report.html'}",
+    ):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if experiment.tracking.enabled:
+        console.print(
+            f"MLflow   {mlflow_command(experiment)}", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+def mlflow_command(experiment: Experiment) -> str:
+    """Return what opens the MLflow UI on this run: a command, or the server's address."""
+    uri = experiment.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is not None and not uri.startswith("sqlite:"):
+        return uri
+    mlflow = Path(sys.executable).with_name("mlflow")
+    with suppress(ValueError):
+        mlflow = mlflow.relative_to(Path.cwd())
+    uri = uri or "sqlite:///mlflow.db"
+    return f"{shlex.quote(str(mlflow))} ui --backend-store-uri {shlex.quote(uri)}"

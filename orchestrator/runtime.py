@@ -1,0 +1,142 @@
+"""Where is the work done?
+
+The engine decides what happens and when; a `Runtime` does it. There are two: `RayRuntime`, and
+`InProcessRuntime` for tests and for reading along. The engine moves handles, never tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from actors.learning.evaluation_torch import Evaluation
+from actors.server import Admission, Delivery, Receipt, Snapshot
+from actors.work import Assignment
+from policies.types import Address, Buffer, Version
+from policies.update import ModelSchema
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+Handle = Any
+"""Names a buffer that the runtime keeps: an object reference, or the array itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Bytes inside a buffer that may be shared with others."""
+
+    handle: Handle
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One assignment with all that its training needs.
+
+    Attributes:
+        assignment: What is asked for.
+        base: The base version's message.
+        state: The client's state; None before its first update.
+        due_s: When the run will want the result, in its own time: earlier ones train first.
+    """
+
+    assignment: Assignment
+    base: Handle
+    state: Place | None
+    due_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of a job.
+
+    Attributes:
+        admission: The server's verdict and figures; None if the job was lost.
+        payload: The payload.
+        state: The client's next state; None where the method keeps none.
+        lost: Why there is no result, after all attempts.
+    """
+
+    admission: Admission | None
+    payload: Place | None = None
+    state: Place | None = None
+    lost: str = ""
+
+
+class Pending(Protocol[T_co]):
+    """A result that may still be on its way."""
+
+    def done(self) -> bool:
+        """Say whether `result` would return at once."""
+
+    def result(self) -> T_co:
+        """Wait for it, with the runtime's deadline; may be called again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Generic[T]):
+    """A result that is here."""
+
+    value: T
+
+    def done(self) -> bool:
+        """Say yes."""
+        return True
+
+    def result(self) -> T:
+        """Return it."""
+        return self.value
+
+
+class Runtime(Protocol):
+    """Trains, admits, commits and evaluates."""
+
+    @property
+    def numerics(self) -> str:
+        """What equality of digests is promised for."""
+
+    def initial(self) -> tuple[ModelSchema, Handle]:
+        """Return the model's tensors and version 0."""
+
+    def submit(self, job: Job) -> Pending[Finished]:
+        """Start a job: train, then admit."""
+
+    def pump(self, timeout_s: float) -> None:
+        """Take in what is finished; wait up to `timeout_s` for something to be."""
+
+    def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> None:
+        """Admit payloads from a checkpoint again."""
+
+    def commit(
+        self, addresses: Sequence[Address], expected: Version
+    ) -> tuple[Pending[Receipt], Handle]:
+        """Make the next version; its handle can be used before the receipt is here."""
+
+    def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
+        """Publish `target` again under a new lineage."""
+
+    def discard(self, addresses: Sequence[Address]) -> None:
+        """Let the server forget updates."""
+
+    def evaluate(self, version: Handle) -> Pending[Evaluation]:
+        """Test a version."""
+
+    def snapshot(self, expected: Version) -> Snapshot:
+        """Return the server's state once it has reached a version."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Let the server go on from a snapshot."""
+
+    def put(self, buffer: Buffer) -> Handle:
+        """Keep a buffer."""
+
+    def fetch(self, what: Handle | Place) -> Buffer:
+        """Return the bytes behind a handle."""
+
+    def pss_bytes(self) -> int:
+        """Return the memory of all processes of the run, now."""
+
+    def close(self) -> None:
+        """End what was started."""

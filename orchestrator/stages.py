@@ -1,0 +1,39 @@
+"""What does an assignment go through, one stage after the other?
+
+A process is a tuple of stages and a position in it: plain data that a checkpoint can hold. Each
+stage queues for the resource that it names, so a correction at the client or split learning is
+another tuple, not another engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """The client receives `bytes` over its downlink."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """The client's device does `flops` of work; what it computes is known afterwards."""
+
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """The client sends its payload over its uplink; at least `least_bytes` of it."""
+
+    least_bytes: int
+
+
+Stage = Download | Compute | Upload
+
+
+def plain_training(model_bytes: int, flops: float, least_bytes: int) -> tuple[Stage, ...]:
+    """Receive a version, train on it, send the update."""
+    return Download(model_bytes), Compute(flops), Upload(least_bytes)

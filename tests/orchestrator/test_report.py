@@ -1,0 +1,288 @@
+"""The page says what the logs say, stands alone, and comes out the same twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.log import EVENTS_SCHEMA, Log
+from orchestrator.report import _ACCURACY, _BYTES, _ENERGY, _TIME, _count, _human, write_report
+
+SUMMARY: dict[str, Any] = {
+    "digest": "d" * 64,
+    "numerics": {"torch": "2.9.1", "isa": "AVX2", "device": "cpu"},
+    "final_accuracy": 0.9123,
+    "tail_accuracy": 0.9051,
+    "best_accuracy": 0.9188,
+    "versions": 100,
+    "updates": 412,
+    "rejected_updates": 9,
+    "virtual_seconds": 5400.0,
+    "wall_seconds": 71.0,
+    "uplink_bytes": 2_500_000,
+    "downlink_bytes": 1_200_000_000,
+    "mean_staleness": 3.25,
+    "energy_joules": 81_500.0,
+    "wasted_device_seconds": 7200.0,
+    "kpis": {"accuracy": {"rule": ">= 0.85", "value": 0.9123, "kept": True}},
+    "a_key_of_tomorrow": [1, 2],
+}
+
+
+class Page(HTMLParser):
+    """Collects the words of a page, and what it would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.loads: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in {"meta", "br"}:
+            self.open.append(tag)
+        if tag in {"script", "link", "img", "iframe"}:
+            self.loads.append(tag)
+        for name, value in attrs:
+            is_reference = name in {"src", "href", "xlink:href"}
+            if is_reference and not (value or "").startswith("#"):
+                self.loads.append(f"{name}={value}")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def page(out: Path) -> Page:
+    return Page(write_report(out).read_text())
+
+
+def by_hand(out: Path) -> None:
+    """Log three clients: two updates taken, one rejected, one lost, one superseded."""
+    log = Log(out, "events", EVENTS_SCHEMA)
+    log.append("evaluated", time_s=0.0, version=0, accuracy=0.1, loss=2.3)
+    for client, number in ((0, 0), (1, 0), (2, 0), (2, 1), (1, 1), (0, 1)):
+        log.append("dispatched", time_s=1.0, client=client, number=number, downlink_bytes=4000)
+    came = {"time_s": 60.0, "uplink_bytes": 500, "device_s": 30.0, "energy_j": 250.0}
+    log.append("arrived", client=0, number=0, outcome="accepted", **came)
+    log.append("committed", time_s=60.0, client=0, number=0, version=1, staleness=0, weight=1.0)
+    log.append("published", time_s=60.0, version=1, hash="ab", nonzeros=10)
+    log.append("arrived", client=1, number=0, outcome="accepted", **came)
+    log.append("committed", time_s=60.0, client=1, number=0, version=2, staleness=3, weight=0.5)
+    log.append("arrived", client=2, number=0, outcome="rejected", reason="not_finite", **came)
+    log.append("lost", time_s=70.0, client=2, number=1)
+    log.append("arrived", client=1, number=1, outcome="accepted", **came)
+    log.append("superseded", time_s=80.0, client=1, number=1)
+    log.append("guard", time_s=90.0, detail="held: loss < 0 & <odd>")
+    log.append("evaluated", time_s=600.0, version=2, accuracy=0.5, loss=1.25)
+    log.merge()
+
+
+def synthetic(out: Path, *, clients: int, updates: int, seed: int = 1) -> None:
+    """Log a run as a real one looks."""
+    draw = np.random.default_rng(seed)
+    log = Log(out, "events", EVENTS_SCHEMA)
+    speed = draw.lognormal(3.0, 0.9, clients)
+    heap = [(speed[c] * draw.uniform(0.5, 1.0), c, 0, 0) for c in range(clients)]
+    log.append("evaluated", time_s=0.0, version=0, accuracy=0.1, loss=2.303)
+    for _, client, number, base in heap:
+        log.append(
+            "dispatched",
+            time_s=0.0,
+            client=client,
+            number=number,
+            base_version=base,
+            downlink_bytes=246_824,
+        )
+    version, buffered = 0, 0
+    for _ in range(updates):
+        time_s, client, number, base = heap.pop(heap.index(min(heap)))
+        names = {"client": client, "number": number}
+        late = version - base
+        fate = draw.random()
+        reason = "too_stale" if late > 30 else "not_finite" if fate < 0.01 else ""
+        if 0.01 < fate < 0.04:
+            log.append("lost", time_s=time_s, **names)
+        else:
+            log.append(
+                "arrived",
+                time_s=time_s,
+                **names,
+                base_version=base,
+                outcome="rejected" if reason else "accepted",
+                reason=reason,
+                uplink_bytes=int(draw.integers(24_000, 26_000)),
+                uplink_entropy_bytes=23_100.0,
+                examples=600,
+                loss=2.3 * 0.99**version,
+                device_s=speed[client],
+                energy_j=4.2 * speed[client],
+            )
+            if not reason:
+                weight = (1 + late) ** -0.5
+                log.append(
+                    "committed",
+                    time_s=time_s,
+                    **names,
+                    version=version + 1,
+                    staleness=late,
+                    weight=weight,
+                )
+                buffered += 1
+        if buffered == 4:
+            version, buffered = version + 1, 0
+            log.append("published", time_s=time_s, version=version, hash="ab", nonzeros=61_706)
+            if version % 5 == 0:
+                accuracy = 0.1 + 0.83 * (1 - np.exp(-version / 60)) + draw.normal(0, 0.006)
+                loss = 2.3 * float(np.exp(-version / 70)) + 0.2
+                log.append(
+                    "evaluated", time_s=time_s, version=version, accuracy=accuracy, loss=loss
+                )
+        log.append(
+            "dispatched",
+            time_s=time_s,
+            client=client,
+            number=number + 1,
+            base_version=version,
+            downlink_bytes=246_824,
+        )
+        took = speed[client] * draw.uniform(0.8, 1.3)
+        heap.append((time_s + took, client, number + 1, version))
+    log.merge()
+
+
+def test_the_page_says_what_the_logs_say(tmp_path: Path) -> None:
+    """Figures done by hand, in units that people read."""
+    by_hand(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "experiment.yaml").write_text("# first\nname: quick <start>\nseed: 7\n")
+    text = page(tmp_path).text
+    for words in (
+        "quick <start>",
+        "Final accuracy 0.9123 best 0.9188",
+        "Virtual time 90 min wall 71 s",
+        "Updates 412 rejected: 9",
+        "Sent up 2.50 MB",
+        "Sent down 1.20 GB",
+        "Energy 81.5 kJ",
+        "Device time wasted 2 h",
+        "0.5000 at the end (version 2)",
+        "2 of 2 evaluations",
+        "2 10 min 0.5000 1.2500 2 kB 24 kB",
+        "2 kB up, 24 kB down, 1 kJ on the devices",
+        "2 updates were taken: median 1.50, mean 1.50, at most 3 versions late",
+        "3 clients were asked, 2 had an update accepted",
+        "0 2 1 0 0 0 30 s 250 J 500 B 0.0",
+        "1 2 1 0 1 0 60 s 500 J 1 kB 3.0",
+        "2 2 0 1 0 1 30 s 250 J 500 B",
+        "accepted 2 40.0% 1 kB 60 s 500 J",
+        "rejected not finite 1 20.0% 500 B 30 s 250 J",
+        "superseded 1 20.0% 500 B",
+        "1 more were under way",
+        "90 s held: loss < 0 & <odd>",
+        "accuracy >= 0.85 0.912 yes",
+        "d" * 64,
+        "torch 2.9.1, isa AVX2, device cpu",
+        "seed: 7",
+    ):
+        assert words in text
+
+
+def test_the_page_stands_alone(tmp_path: Path) -> None:
+    """It loads nothing, every tag is closed, and pictures take their colours from the page."""
+    synthetic(tmp_path, clients=12, updates=300)
+    whole = write_report(tmp_path).read_text()
+    assert Page(whole).loads == []
+    assert Page(whole).open == []
+    assert "url(http" not in whole
+    assert "@import" not in whole
+    assert whole.count("<svg") == 5
+    assert "#0000" not in whole
+    assert "<?xml" not in whole
+    assert not re.findall(r"(?:fill|stroke): #\w+", whole), "dark mode cannot change it"
+    variables = set(re.findall(r"var\((--\w+)\)", whole))
+    assert variables <= set(re.findall(r"(--\w+):", whole))
+
+
+def test_the_page_repeats_bit_for_bit(tmp_path: Path) -> None:
+    """Two folders with the same run hold the same page."""
+    pages = []
+    for name in ("one", "two"):
+        synthetic(tmp_path / name, clients=80, updates=500)
+        (tmp_path / name / "summary.json").write_text(json.dumps(SUMMARY | {"name": "same"}))
+        pages.append(write_report(tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_many_clients_share_a_histogram_and_a_cut_table(tmp_path: Path) -> None:
+    """A page about hundreds of clients stays readable."""
+    synthetic(tmp_path, clients=300, updates=2000)
+    text = page(tmp_path).text
+    assert "50 of 300 clients, most accepted updates first" in text
+    assert "updates accepted from one client" in text
+    assert len(write_report(tmp_path).read_bytes()) < 500_000
+
+
+def test_nothing_at_all(tmp_path: Path) -> None:
+    """An empty folder gives a page that says so."""
+    text = page(tmp_path).text
+    assert tmp_path.name in text
+    assert "The run ended before its first evaluation." in text
+    assert "No update became part of the model." in text
+    assert "No client was asked for an update." in text
+    assert "digest not known" in text
+
+
+def test_all_updates_rejected(tmp_path: Path) -> None:
+    """Nothing committed, an evaluation that found no number, an empty summary."""
+    log = Log(tmp_path, "events", EVENTS_SCHEMA)
+    log.append("evaluated", time_s=0.0, version=0, accuracy=float("nan"))
+    log.append("dispatched", time_s=0.0, client=4, number=0, downlink_bytes=10)
+    log.append("arrived", time_s=5.0, client=4, number=0, outcome="rejected", reason="malformed")
+    log.merge()
+    (tmp_path / "summary.json").write_text(json.dumps({"final_accuracy": None, "kpis": {}}))
+    text = page(tmp_path).text
+    assert "The run ended before its first evaluation." in text
+    assert "rejected malformed 1 100.0%" in text
+    assert "1 client was asked, none had an update accepted" in text
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (_human(0, _BYTES), "0 B"),
+        (_human(999, _BYTES), "999 B"),
+        (_human(1_500, _BYTES), "1.50 kB"),
+        (_human(2_000_000_000, _BYTES), "2 GB"),
+        (_human(0.25, _TIME), "0.250 s"),
+        (_human(119, _TIME), "119 s"),
+        (_human(90 * 60, _TIME), "90 min"),
+        (_human(10 * 3600, _TIME), "10 h"),
+        (_human(10 * 86400, _TIME), "10 days"),
+        (_human(1234.5, _ENERGY), "1.23 kJ"),
+        (_human(0.5, _ACCURACY), "0.5000"),
+        (_human(float("nan"), _BYTES), "-"),
+        (_count(1_234_567), "1,234,567"),
+        (_count(12.34), "12.3"),
+        (_count(0.01234), "0.0123"),
+        (_count(float("inf")), "inf"),
+    ],
+)
+def test_numbers_are_written_for_people(written: str, expected: str) -> None:
+    """Three significant digits in the unit that reads best."""
+    assert written == expected
