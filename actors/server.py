@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
@@ -37,8 +37,7 @@ from policies.wire import Header, WireError, check_finite, decode, encode, entro
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """Names a payload inside a group's buffer: whose it should be, and where it lies."""
 
     address: Address
@@ -47,8 +46,7 @@ class Delivery:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """What the server found when it read a payload.
 
     Attributes:
@@ -72,8 +70,7 @@ class Admission:
     hash: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """How one update entered a version."""
 
     address: Address

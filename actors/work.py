@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,7 @@ class Work(Settings):
     method: Method
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """Asks a client for one update.
 
     Attributes:
@@ -39,8 +39,7 @@ class Assignment:
     fault: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupReceipt:
+class GroupReceipt(NamedTuple):
     """What a group's training took and where each payload lies in the group's buffer.
 
     Attributes:

@@ -192,6 +192,7 @@ def _flight(flight: Flight, in_buffer: bool, blobs: _Blobs) -> dict[str, Any]:
         "base": flight.base,
         "state": blobs.save(f"from/{client}/{number}", flight.state) if flight.state else None,
         "stages": [[type(s).__name__, asdict(s)] for s in flight.stages],
+        "seconds": flight.seconds,
         "at": flight.at,
         "trained_s": flight.trained_s,
         "device_s": flight.device_s,
@@ -281,6 +282,7 @@ class _Reader:
                 Version(*row["base"]),
                 self._place(row["state"]) if row["state"] else None,
                 tuple(_STAGES[name](**values) for name, values in row["stages"]),
+                tuple(row["seconds"]),
                 *(row[name] for name in ("at", "trained_s", "device_s", "energy_j", "accepted")),
             )
             engine.flights[flight.address] = flight

@@ -88,6 +88,7 @@ class Flight:
 
     Attributes:
         stages: Its process.
+        seconds: What each stage takes by itself; of an upload, the least.
         at: Which stage it is in.
         trained_s: When the last compute stage ended.
         device_s: Seconds of the device and its links so far.
@@ -101,6 +102,7 @@ class Flight:
     base: Version
     state: Place | None
     stages: tuple[Stage, ...]
+    seconds: tuple[float, ...]
     at: int = 0
     trained_s: float = 0.0
     device_s: float = 0.0
@@ -341,7 +343,8 @@ class Engine:
             int(self.plan.examples[client]), self.plan.forward_flops
         )
         stages = plain_training(size, flops, self._least_bytes)
-        flight = Flight(address, base, self.states.current(client), stages)
+        seconds = tuple(self._duration(address, stage) for stage in stages)
+        flight = Flight(address, base, self.states.current(client), stages, seconds)
         self.flights[address] = flight
         self.flying += 1
         self.ledger.dispatched += 1
@@ -361,23 +364,20 @@ class Engine:
 
     def submit(self, flight: Flight) -> None:
         """Hand a flight's work to the runtime."""
-        client, number = flight.address
-        due = flight.trained_s or self.clock.now_s() + sum(
-            self._duration(flight, stage) for stage in flight.stages[flight.at :]
-        )
+        due = flight.trained_s or self.clock.now_s() + sum(flight.seconds[flight.at :])
         fault = self.plan.faults.get(flight.address, "")
-        assignment = Assignment(Address(client, number), flight.base, fault)
+        assignment = Assignment(flight.address, flight.base, fault)
         flight.job = self.runtime.submit(
             Job(assignment, self.versions.handle(flight.base), flight.state, due)
         )
 
     # ------------------------------------------------------------ stages
 
-    def _duration(self, flight: Flight, stage: Stage) -> float:
+    def _duration(self, address: Address, stage: Stage) -> float:
         """Return what a stage takes by itself, in seconds; of an upload, the least."""
         if not self.plan.delays:
             return 0.0
-        client, number = flight.address
+        client, number = address
         if isinstance(stage, Download):
             return self.fleet.download_s(client, stage.bytes)
         if isinstance(stage, Compute):
@@ -389,7 +389,7 @@ class Engine:
         stage = flight.stages[flight.at]
         client = flight.address.client
         now = self.clock.now_s()
-        duration = self._duration(flight, stage)
+        duration = flight.seconds[flight.at]
         if isinstance(stage, Upload):
             least = duration if self.clock.kind == "virtual" else 0.0
             self.queue.push(Event(now + least, Kind.RESOLVE, *flight.address))

@@ -12,7 +12,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Generic, TypeVar
 
@@ -349,12 +349,16 @@ class RayRuntime:
             for worker in self._workers:
                 while worker.tasks and worker.ready is None and len(worker.groups) <= depth:
                     self._send_group(worker, [worker.tasks.pop()])
-            free = [w for w in self._workers if w.ready is None and len(w.groups) == depth]
-            for index, worker in enumerate(free):
-                count = min(MOST_IN_GROUP, ceil(len(self._shared) / (len(free) - index)))
-                if count and not worker.tasks:
+            for worker in self._workers:
+                if self._shared and worker.ready is None and len(worker.groups) == depth:
+                    count = min(self._group_size(), len(self._shared))
                     tasks = [heapq.heappop(self._shared) for _ in range(count)]
                     self._send_group(worker, tasks)
+
+    def _group_size(self) -> int:
+        """Return how many tasks go together: all there is makes two groups a worker."""
+        sent = sum(len(group.tasks) for worker in self._workers for group in worker.groups)
+        return min(MOST_IN_GROUP, ceil((len(self._shared) + sent) / (2 * len(self._workers))))
 
     def _send_group(self, worker: _Worker, tasks: list[_Task]) -> None:
         buffers: list[Any] = []
@@ -454,8 +458,8 @@ class RayRuntime:
                 if task.attempt >= self._limits.attempts:
                     task.result = Finished(None, lost=f"{task.attempt} tries: {cause}")
                     continue
-                whole = replace(task.job.assignment, fault="") if place == 0 else None
-                task.job = replace(task.job, assignment=whole or task.job.assignment)
+                whole = task.job.assignment._replace(fault="") if place == 0 else None
+                task.job = task.job._replace(assignment=whole or task.job.assignment)
                 self._note(
                     "resent",
                     actor=worker.name,

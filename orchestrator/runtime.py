@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from actors.learning.evaluation_torch import Evaluation
 from actors.server import Admission, Delivery, Receipt, Snapshot
@@ -22,8 +22,7 @@ Handle = Any
 """Names a buffer that the runtime keeps: an object reference, or the array itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Bytes inside a buffer that may be shared with others."""
 
     handle: Handle
@@ -31,8 +30,7 @@ class Place:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One assignment with all that its training needs.
 
     Attributes:
@@ -48,8 +46,7 @@ class Job:
     due_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """What came of a job.
 
     Attributes:

@@ -7,7 +7,6 @@ the same in a policy, in an actor and in the engine.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 
@@ -102,8 +101,7 @@ HOSTILE_REASONS: Final = frozenset(
 """Reasons that speak against the sender; the others are bad luck."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The server's word on one update: an outcome and, unless accepted, the reason."""
 
     outcome: Outcome
