@@ -41,7 +41,10 @@ class Client:
         self._work = work
         self._data = data
         self._shards = shards
-        self._model = FlatModel(work.model.build(data.shape))
+        with torch.random.fork_rng(devices=[]):
+            # As the evaluator does: what a module does not train is drawn alike everywhere.
+            torch.default_generator.manual_seed(stream_seed(work.seed, "init"))
+            self._model = FlatModel(work.model.build(data.shape))
         self._layout = StateLayout(work.method.uplink.start(self._model.schema))
         self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._cached_bytes = 0

@@ -192,14 +192,18 @@ class Server:
             The receipt, and the new version as a message.
 
         Raises:
-            RunError: If the server is at another version, or an update was not admitted.
+            RunError: If the server is at another version, or an update was not admitted or is
+                named twice.
         """
-        repeated = self._repeated(expected, addresses)
+        made = Version(expected.number + 1, expected.lineage)
+        repeated = self._repeated(expected, made, addresses)
         if repeated is not None:
             return repeated
         missing = [a for a in addresses if a not in self._waiting]
         if missing or not addresses:
             raise RunError(f"commit on {expected} names updates that were not admitted: {missing}")
+        if len(set(addresses)) < len(addresses):
+            raise RunError(f"commit on {expected} names an update twice: {list(addresses)}")
         batch = [self._contribution(self._waiting[a].update, expected) for a in addresses]
         try:
             memory = self._apply(batch)
@@ -212,7 +216,7 @@ class Server:
             known = self._last_number.get(address.client, -1)
             self._last_number[address.client] = max(known, address.number)
         entered = tuple(Committed(c.update.address, c.staleness, c.weight) for c in batch)
-        return self._publish(Version(expected.number + 1, expected.lineage), entered)
+        return self._publish(made, entered)
 
     def rollback(self, target: Buffer, expected: Version) -> tuple[Receipt, Buffer]:
         """Publish an earlier version's weights as the next version of a new lineage.
@@ -223,13 +227,14 @@ class Server:
         Raises:
             RunError: If the server is at another version.
         """
-        repeated = self._repeated(expected, ())
+        made = Version(expected.number + 1, expected.lineage + 1)
+        repeated = self._repeated(expected, made, ())
         if repeated is not None:
             return repeated
         self._model = whole_model(target, self._schema)
         self._memory = self._method.aggregation.start(self._schema.parameters)
         self._waiting.clear()
-        return self._publish(Version(expected.number + 1, expected.lineage + 1), ())
+        return self._publish(made, ())
 
     def snapshot(self) -> Snapshot:
         """Return the server's state as values that later commits do not change."""
@@ -262,17 +267,15 @@ class Server:
             )
 
     def _repeated(
-        self, expected: Version, addresses: Sequence[Address]
+        self, expected: Version, made: Version, addresses: Sequence[Address]
     ) -> tuple[Receipt, Buffer] | None:
         """Return the last answer if this call is the last one again; refuse any other disorder."""
         if expected == self._version:
             return None
         if self._last is not None:
             receipt = self._last[0]
-            again = receipt.version == self._version and [
-                c.address for c in receipt.committed
-            ] == list(addresses)
-            if again and expected.number + 1 == self._version.number:
+            entered = [c.address for c in receipt.committed]
+            if made == receipt.version and entered == list(addresses):
                 return self._last
         raise RunError(f"commit on {expected}, but the server is at {self._version}")
 

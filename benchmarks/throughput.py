@@ -3,10 +3,11 @@
     python benchmarks/throughput.py [--quick] [--json FILE] [--repeats N]
 
 100 clients of 100 samples of 28x28, batch 20, one local epoch; concurrency 32, buffer 10, no
-evaluation but the first and the last, virtual clock, pooled actors. The bare loop loads the weights,
-trains and hands the weights (or their largest changes) back, in as many processes, with no server,
-no clock and no log. Both run in turns, A B A B; the table shows medians and spread. Start-up is a
-column of its own. Every row checks how many updates were made, so that none wins by doing less.
+evaluation but the first and the last, virtual clock, pooled actors. The bare loop loads the
+weights, trains and hands the weights (or their largest changes) back, in as many processes, with no
+server, no clock and no log. Both run in turns, A B A B; the table shows medians and spread.
+Start-up is a column of its own. Every row checks how many updates were made, so that none wins by
+doing less.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import multiprocessing
 import os
 import platform
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,12 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import nn
 
 from actors.identity import numerics
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
-from orchestrator.run import Request, run
+from orchestrator.request import Request
+from orchestrator.run import run
 
 CLIENTS, SAMPLES, BATCH, LR = 100, 100, 20, 0.05
 TOP_K = 0.05
@@ -97,8 +101,6 @@ def ours(case: Case, workers: int, folder: Path) -> tuple[float, float]:
     experiment = Document.parse(text, "throughput.yaml").validate(Experiment, CHECKS)
     out = folder / f"{case.model}-{case.uplink}-{time.monotonic_ns()}"
     devnull = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # closed below
-    from rich.console import Console  # noqa: PLC0415
-
     with devnull:
         summary = run(
             Request(experiment, out, workers=workers, paths=[str(folder)]), Console(file=devnull)
@@ -200,15 +202,11 @@ def main() -> None:
         repeats = min(repeats, 2)
     else:
         cases += [Case("cnn", "dense", 40), Case("cnn", "top-k", 40)]
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "throughput_data.py").write_text(DATA, encoding="utf-8")
-        import sys  # noqa: PLC0415
-
         sys.path.append(name)
-        for case in cases:
-            rows.append(measure(case, arguments.workers, folder, repeats))
+        rows = [measure(case, arguments.workers, folder, repeats) for case in cases]
     show(rows, arguments.workers, repeats)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -242,12 +240,17 @@ def show(rows: list[dict[str, Any]], workers: int, repeats: int) -> None:
     print("| model | uplink | bare loop, updates/s | latecomer, updates/s | ratio | start-up, s |")
     print("|---|---|---|---|---|---|")
     for row in rows:
-        cells = [f"{median(v):.0f} ({min(v):.0f} to {max(v):.0f})" for v in (row["bare"], row["latecomer"])]
+        cells = [
+            f"{median(v):.0f} ({min(v):.0f} to {max(v):.0f})"
+            for v in (row["bare"], row["latecomer"])
+        ]
         print(
             f"| {row['model']} | {row['uplink']} | {cells[0]} | {cells[1]} "
             f"| {row['ratio']:.2f} | {row['startup_s']:.1f} |"
         )
-    print(f"\nnumpy {np.__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(
+        f"\nnumpy {np.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -54,71 +53,27 @@ def run(
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
 ) -> None:
     """Run an experiment, or go on with one."""
-    from orchestrator.experiment import read  # noqa: PLC0415  # pydantic, late
+    from orchestrator import request as requests  # noqa: PLC0415  # pydantic, late
 
     console = Console()
     if (file is None) == (resume is None):
         raise ExperimentError("run takes an experiment file, or --resume and a run's folder.")
-    if resume is not None:
-        if overrides or out:
-            raise ExperimentError(
-                "--resume goes on with a run as it is. Leave out --set and --out."
-            )
-        file = resume / "experiment.yaml"
-        if not file.exists():
-            raise ExperimentError(f"{resume} holds no run: there is no experiment.yaml in it.")
-    assert file is not None  # noqa: S101  # one of the two was given
-    experiment, notes = read(file, tuple(overrides or ()))
-    for note in notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+    if file is not None:
+        wanted, notes = requests.new(file, overrides or [], out, address=address, workers=workers)
+        for note in notes:
+            console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    elif overrides or out:
+        raise ExperimentError("--resume goes on with a run as it is. Leave out --set and --out.")
+    else:
+        wanted = requests.again(Path(resume or ""), address=address, workers=workers)
     from orchestrator import run as runs  # noqa: PLC0415  # Arrow and Matplotlib, late
-
-    folder = resume or out or runs.fresh_folder(experiment)
-    _check_job(folder if resume or out else None, experiment.tracking.uri)
-    request = runs.Request(
-        experiment,
-        folder,
-        address=address,
-        workers=workers,
-        resume=resume is not None,
-        paths=_own_paths(file, folder),
-    )
-    try:
-        summary = runs.run(request, console)
-    except runs.Killed as killed:
-        raise SystemExit(killed.exit_code) from None
     from orchestrator.result import show  # noqa: PLC0415
 
-    show(summary, folder, experiment, console)
-
-
-def _own_paths(file: Path, folder: Path) -> list[str]:
-    """Return where the user's own modules are; a resumed run remembers where it came from."""
-    note = folder / "paths.txt"
-    if note.exists():
-        return note.read_text(encoding="utf-8").splitlines()
-    paths = [str(file.resolve().parent)]
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text("\n".join(paths) + "\n", encoding="utf-8")
-    return paths
-
-
-def _check_job(folder: Path | None, uri: str | None) -> None:
-    """Refuse locations that go with a Ray job's working folder."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        return
-    if folder is None or not folder.is_absolute():
-        raise ExperimentError(
-            "in a Ray job --out and --resume must be absolute: the job's working folder goes with "
-            f"it. Got {folder}."
-        )
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    relative = uri is None or (uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"))
-    if relative:
-        raise ExperimentError(
-            "in a Ray job MLflow must be a server or an absolute sqlite path: the job's working "
-            f"folder goes with it. Got {uri}. Give MLFLOW_TRACKING_URI in --runtime-env-json."
-        )
+    try:
+        summary = runs.run(wanted, console)
+    except runs.Killed as killed:
+        raise SystemExit(killed.exit_code) from None
+    show(summary, wanted.out, wanted.experiment, console)
 
 
 @app.command()
@@ -183,11 +138,8 @@ def _tell(run: str, command: str, address: str) -> None:
 
     figures = call(run, command, address)
     if command != "status":
-        Console().print(f"{command} is posted to {run}", highlight=False)
-    if "version" in figures:
-        Console().print(line(figures), highlight=False, markup=False)
-    else:
-        Console().print(figures.get("state", ""), highlight=False)
+        print(f"{command} is posted to {run}")  # noqa: T201  # one line, also in a pipe
+    print(line(figures) if "version" in figures else figures["state"])  # noqa: T201
 
 
 if __name__ == "__main__":

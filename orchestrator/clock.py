@@ -60,7 +60,11 @@ class WallClock:
         self._reached_s = begin_s
 
     def now_s(self) -> float:
-        """Return the run's time, which never falls behind an event that was handled."""
+        """Return the time of the newest event: it stands still while that is handled."""
+        return self._reached_s
+
+    def read_s(self) -> float:
+        """Look at the wall; never behind an event that was handled."""
         return max((self._monotonic() - self._began) * self._scale, self._reached_s)
 
     def reach(self, time_s: float) -> None:

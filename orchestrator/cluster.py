@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import ray
 
 from orchestrator.hosting import Node
 from policies.types import ExperimentError
+
+REACH_S: Final = 10.0
+_CALM: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # what an actor's end took with it is sent again
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +63,15 @@ def connect(address: str | None, run_id: str, cpus: int | None = None) -> Cluste
     Raises:
         ExperimentError: If there is no Ray at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _CALM.items():
+        os.environ.setdefault(name, value)
     if address is not None and address.startswith("ray://"):
         raise ExperimentError(
             f"--address {address} would put the engine behind a proxy, far from its actors. "
             "Submit the run instead: ray job submit -- python -m orchestrator run ..."
         )
     address = address or os.environ.get("RAY_ADDRESS")
+    reachable(address)
     common: dict[str, Any] = {
         "namespace": run_id,
         "log_to_driver": False,
@@ -81,3 +90,17 @@ def connect(address: str | None, run_id: str, cpus: int | None = None) -> Cluste
             "--address out to have one started."
         ) from error
     return Cluster(own=address is None)
+
+
+def reachable(address: str | None) -> None:
+    """Refuse an address where nobody listens; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except OSError as error:
+        raise ExperimentError(
+            f"no Ray can be used at {address}: {error}. Start one with `ray start --head`, or "
+            "leave --address out to have one started."
+        ) from error

@@ -13,6 +13,7 @@ from typing import Any, Final
 import ray
 
 from actors.mailbox import COMMANDS, Mailbox
+from orchestrator.cluster import reachable
 from policies.types import ExperimentError
 
 NAME: Final = "latecomer-mailbox"
@@ -23,8 +24,15 @@ ANSWER_S: Final = 15.0
 class MailboxControl:
     """The run's end of the mailbox."""
 
-    def __init__(self) -> None:
-        self._mailbox = ray.remote(Mailbox).options(name=NAME, num_cpus=0, max_restarts=-1).remote()
+    def __init__(self, run: str) -> None:
+        shell = ray.remote(Mailbox).options(name=NAME, num_cpus=0, max_restarts=-1)
+        try:
+            self._mailbox = shell.remote()
+        except ValueError as error:
+            raise ExperimentError(
+                f"a run called {run} is going on on this Ray already. Name another --out: the "
+                "folder's name is the run's."
+            ) from error
         self._asked = 0.0
         self._answer: Any = None
 
@@ -71,6 +79,7 @@ def call(run: str, command: str, address: str) -> dict[str, Any]:
     """
     if command != "status" and command not in COMMANDS:
         raise ExperimentError(f"{command} is no command. Known: status, {', '.join(COMMANDS)}.")
+    reachable(address)
     try:
         ray.init(address=address, namespace=run, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:

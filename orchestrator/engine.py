@@ -250,19 +250,19 @@ class Engine:
             for event in self.blocked:
                 needed = self._needed(event)
                 if needed is None or needed.done():
-                    self.queue.push(event._replace(time_s=self.clock.now_s()))
+                    self.queue.push(event._replace(time_s=clock.read_s()))
                 else:
                     still.append(event)
             self.blocked = still
             top = self.queue.peek()
             if top is None and not still:
                 return None
-            now = self.clock.now_s()
+            now = clock.read_s()
             if top is not None and top.time_s <= now:
                 event = self.queue.pop()
                 needed = self._needed(event)
                 if needed is None or needed.done():
-                    return event._replace(time_s=now)
+                    return event
                 self.blocked.append(event)
                 continue
             wait = POLL_S if top is None else min(POLL_S, clock.wall_s(top.time_s - now))
@@ -313,8 +313,8 @@ class Engine:
         self.queue.push(Event(self.clock.now_s(), Kind.SELECT, 0, self.selections))
 
     def _on_select(self, event: Event) -> None:
-        if event.number != self.selections or self.stopped:
-            return  # the same moment asked twice, or too late
+        if event.number != self.selections or not self._may_commit():
+            return  # the same moment asked twice, or nobody's update could count any more
         self.selections += 1
         count = self._wanted()
         if count <= 0:

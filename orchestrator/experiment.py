@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from actors.faults import Fault
 from actors.identity import join_paths
-from actors.learning.data import DataSettings
+from actors.learning.data import DataSettings, DataShape
 from actors.learning.models import Model, ModelPolicy
 from actors.work import Work
 from orchestrator.clock import WallSettings
@@ -180,17 +180,29 @@ def _data_is_there(data: DataSettings) -> Finding:
     missing = data.missing()
     if missing is not None:
         yield "data.source", missing
+        return
+    try:
+        data.shape()
+    except ExperimentError as error:
+        limited = data.train_examples is not None
+        yield "data.train_examples" if limited else "data.source", str(error)
+
+
+def _shape(data: DataSettings) -> DataShape | None:
+    """Return the data's shape; None where `_data_is_there` says what is wrong with it."""
+    try:
+        return data.shape() if data.missing() is None else None
+    except ExperimentError:
+        return None
 
 
 def _enough_examples(data: DataSettings, fleet: FleetSettings) -> Finding:
-    if data.missing() is not None:
-        return
-    train = data.shape().train
-    if fleet.clients > train:
+    shape = _shape(data)
+    if shape is not None and fleet.clients > shape.train:
         yield (
             "fleet.clients",
             (
-                f"must not exceed the {train} training examples of {data.source}, got "
+                f"must not exceed the {shape.train} training examples of {data.source}, got "
                 f"{fleet.clients}. Lower it or take a larger source."
             ),
         )
@@ -199,10 +211,10 @@ def _enough_examples(data: DataSettings, fleet: FleetSettings) -> Finding:
 def _model_fits(
     data: DataSettings, model: ModelPolicy, fleet: FleetSettings, training: Any
 ) -> Finding:
-    if data.missing() is not None:
+    shape = _shape(data)
+    if shape is None:
         return
     try:
-        shape = data.shape()
         parameters = model.parameters(shape)
         activations = model.activation_bytes(shape)
     except ExperimentError as error:

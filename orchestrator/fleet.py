@@ -10,13 +10,14 @@ import difflib
 import hashlib
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError, WrapValidator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, WrapValidator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from orchestrator.devices import CATALOGUE, Profile
@@ -64,9 +65,9 @@ class JitterPolicy(Policy):
 
     family = "jitter"
 
+    @abstractmethod
     def factor(self, seed: int, client: int, number: int) -> float:
         """Return the multiplier of the compute time of dispatch `number`, with mean 1."""
-        raise NotImplementedError
 
 
 class NoJitter(JitterPolicy):
@@ -94,6 +95,7 @@ class LognormalJitter(JitterPolicy):
 Jitter = Annotated[
     Annotated[NoJitter | LognormalJitter, Field(discriminator="kind")],
     WrapValidator(open_union(JitterPolicy)),
+    SerializeAsAny(),
 ]
 
 

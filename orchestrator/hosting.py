@@ -27,10 +27,10 @@ Demand = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the cluster and what is free on it: CPU, GPU, memory in bytes, custom."""
+    """A node of the cluster and what it has: CPU, GPU, memory in bytes, custom."""
 
     name: str
-    free: Mapping[str, float]
+    has: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def shortage(nodes: Sequence[Node], demands: Sequence[Demand]) -> str | None:
     Places the largest first on the first node with room, which is how it would have to be tried
     by hand; a fleet that only a cleverer packing fits is refused.
     """
-    free = [dict(node.free) for node in nodes]
+    free = [dict(node.has) for node in nodes]
     kinds = Counter(tuple(sorted(d.items())) for d in demands)
     for kind, count in sorted(kinds.items(), key=lambda item: item[0], reverse=True):
         left = count
@@ -89,8 +89,8 @@ def _explain(nodes: Sequence[Node], kind: Demand, count: int, left: int) -> str:
     wanted = ", ".join(f"{_amount(name, amount)}" for name, amount in kind.items())
     lines = [f"{left} of {count} client actors with {wanted} each fit on no node:"]
     for node in nodes:
-        has = ", ".join(_amount(name, node.free.get(name, 0.0)) for name in kind)
-        lines.append(f"  {node.name} has {has} free")
+        has = ", ".join(_amount(name, node.has.get(name, 0.0)) for name in kind)
+        lines.append(f"  {node.name} has {has}")
     lines.append(
         "Lower fleet.clients or the resources in fleet.mix, add nodes, or set hosting: pooled."
     )
@@ -123,7 +123,7 @@ def choose(
     Raises:
         ExperimentError: If what is wanted does not fit, with the numbers.
     """
-    cpus = sum(node.free.get("CPU", 0.0) for node in nodes)
+    cpus = sum(node.has.get("CPU", 0.0) for node in nodes)
     if wanted == "pooled":
         return _pooled(cpus, workers, "the experiment asks for it")
     lacking = shortage(nodes, [demand(r) for r in resources])
@@ -147,11 +147,11 @@ def choose(
 def _pooled(cpus: float, workers: int | None, why: str) -> Hosting:
     if cpus < 1:
         raise ExperimentError(
-            f"a pooled actor takes one CPU, and the cluster has {cpus:g} free. Add a node."
+            f"a pooled actor takes one CPU, and the cluster has {cpus:g}. Add a node."
         )
     most = floor(cpus)
     if workers is not None and workers > most:
         raise ExperimentError(
-            f"--workers must be at most {most}, the free CPUs of the cluster, got {workers}."
+            f"--workers must be at most {most}, the CPUs of the cluster, got {workers}."
         )
     return Hosting("pooled", workers or ceil(most), why)

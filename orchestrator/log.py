@@ -65,23 +65,33 @@ Row = dict[str, Any]
 
 
 class Log:
-    """Appends rows and writes them out in part files."""
+    """Appends rows and writes them out in part files; goes on with what a folder holds."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
         self.name = name
         self._schema = schema
+        self._columns = frozenset(schema.names)
         self._final = folder / f"{name}.parquet"
         self._parts = folder / f"{name}.parts"
         self._parts.mkdir(parents=True, exist_ok=True)
         self._rows: list[Row] = []
-        self._written = 0
+        if self._final.exists():  # merged already: it goes on from there
+            self._final.replace(self._parts / f"{0:012d}.parquet")
+        self._written: int = sum(pq.read_metadata(part).num_rows for part in self._part_files())
 
     def __len__(self) -> int:
         """Rows so far, written or not."""
         return self._written + len(self._rows)
 
     def append(self, kind: str, **values: Any) -> None:
-        """Add a row."""
+        """Add a row.
+
+        Raises:
+            ValueError: If the schema has no such column.
+        """
+        unknown = values.keys() - self._columns
+        if unknown:
+            raise ValueError(f"{self.name} has no column {', '.join(sorted(unknown))}")
         self._rows.append({"kind": kind, **values})
 
     def flush(self) -> int:
@@ -103,7 +113,6 @@ class Log:
             raise ValueError(f"{self.name} has {kept.num_rows} rows, the checkpoint says {rows}")
         shutil.rmtree(self._parts)
         self._parts.mkdir()
-        self._final.unlink(missing_ok=True)
         self._rows.clear()
         self._written = rows
         if rows:
@@ -111,11 +120,11 @@ class Log:
 
     def table(self) -> pa.Table:
         """Read what is on disk."""
-        parts = sorted(self._parts.glob("*.parquet")) if self._parts.exists() else []
-        if not parts and self._final.exists():
-            return pq.read_table(self._final, schema=self._schema)
-        tables = [pq.read_table(part, schema=self._schema) for part in parts]
+        tables = [pq.read_table(part, schema=self._schema) for part in self._part_files()]
         return pa.concat_tables(tables) if tables else self._schema.empty_table()
+
+    def _part_files(self) -> list[Path]:
+        return sorted(self._parts.glob("*.parquet"))
 
     def merge(self) -> pa.Table:
         """Write one file in place of the parts and return its table."""
@@ -133,7 +142,7 @@ def digest(events: pa.Table, weights: np.ndarray[Any, Any]) -> str:
 
     Args:
         events: Table with `EVENTS_SCHEMA`; how it is cut into chunks does not matter.
-        weights: Final model, shape (P,), float32.
+        weights: Final model with its buffers, shape (P + B,), float32.
 
     Returns:
         64 hexadecimal digits of SHA-256.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from actors.learning.data import DataSet
 from actors.work import Shards
@@ -12,11 +11,8 @@ from orchestrator.cluster import connect
 from orchestrator.control import MailboxControl
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import choose
-from orchestrator.log import Log
 from orchestrator.ray_runtime import RayRuntime
-
-if TYPE_CHECKING:
-    from orchestrator.run import Request
+from orchestrator.request import Request
 
 
 def start(
@@ -25,7 +21,7 @@ def start(
     shards: Shards,
     fleet: Fleet,
     *,
-    ops: Log,
+    note: Callable[..., None],
     check: Callable[[], None],
     stack: ExitStack,
     chosen: Callable[[str, int, str], None],
@@ -37,7 +33,7 @@ def start(
         data: All examples.
         shards: Which are whose.
         fleet: Whose resources count.
-        ops: Where the runtime notes what it took.
+        note: Takes what the runtime's work took.
         check: Raises `Interrupted` when somebody wants the run to end.
         stack: Gets what must be closed.
         chosen: Is told the hosting, the number of actors, and why.
@@ -57,7 +53,7 @@ def start(
         free_bytes=cluster.free_bytes(),
     )
     chosen(hosting.kind, hosting.actors, hosting.why)
-    control = MailboxControl()
+    control = MailboxControl(request.run_id)
     stack.callback(control.close)
     runtime = RayRuntime(
         experiment.work(),
@@ -66,7 +62,7 @@ def start(
         resources=resources,
         hosting=hosting,
         limits=experiment.limits,
-        ops=ops,
+        note=note,
         paths=request.paths,
         check=check,
     )

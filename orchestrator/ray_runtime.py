@@ -30,7 +30,6 @@ from actors.work import GroupReceipt, Shards, Work
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
 from orchestrator.hosting import Hosting, demand
-from orchestrator.log import Log
 from orchestrator.runtime import Finished, Handle, Job, Pending, Place
 from policies.types import Address, Buffer, RunError, Version
 from policies.update import ModelSchema
@@ -121,7 +120,7 @@ class RayRuntime:
         resources: Of each client's actor.
         hosting: One actor a client, or a few for all.
         limits: Deadlines and tries.
-        ops: Where it notes what it took.
+        note: Takes what its work took, as a row of the ops log.
         paths: Folders of the user's own modules.
         check: Called while waiting; raises `Interrupted` to end the wait.
     """
@@ -135,17 +134,15 @@ class RayRuntime:
         resources: Sequence[ActorResources],
         hosting: Hosting,
         limits: Limits,
-        ops: Log,
+        note: Callable[..., None],
         paths: Sequence[str] = (),
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits = limits
-        self._ops = ops
+        self._note = note
         self._check = check
-        self._began = time.monotonic()
         self._serial = 0
         self._shared: list[_Task] = []
-        self._peak_pss = 0
         settings = work.model_dump(mode="json")
         self._data = [ray.put(data), ray.put(shards)]
         fetch = FromStore(self._data)
@@ -510,9 +507,6 @@ class RayRuntime:
             self._check()
             self._turn(None, SLICE_S)
         return task.result
-
-    def _note(self, kind: str, **values: Any) -> None:
-        self._ops.append(kind, wall_s=time.monotonic() - self._began, **values)
 
 
 class _PendingTask:

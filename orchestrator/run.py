@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -25,18 +23,17 @@ from actors.server import whole_model
 from actors.work import Shards
 from orchestrator import checkpoint
 from orchestrator.clock import Clock, VirtualClock, WallClock
-from orchestrator.document import to_yaml
 from orchestrator.engine import Control, Engine, Interrupted, Plan
-from orchestrator.experiment import Experiment
 from orchestrator.fleet import Fleet
 from orchestrator.log import EVENTS_SCHEMA, OPS_SCHEMA, Log, digest
 from orchestrator.observe import Observer
 from orchestrator.progress import Progress
 from orchestrator.report import write_report
+from orchestrator.request import Request
 from orchestrator.runtime import Runtime
 from orchestrator.summary import Summary, of_ledger, worst_decile_accuracy
 from orchestrator.tracking import Tracker
-from policies.types import Address, ExperimentError, stream
+from policies.types import Address, stream
 
 KILLED_WAIT_S: Final = 1.5
 """How long a run that is told to end (SIGTERM) lets MLflow finish: Ray kills after 3 s."""
@@ -50,45 +47,6 @@ class Killed(Exception):  # noqa: N818  # no error: somebody asked
         self.exit_code = 128 + number
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be run, and where.
-
-    Attributes:
-        experiment: The experiment.
-        out: The run's folder.
-        address: Of a running Ray; None starts one.
-        workers: Pooled actors; None takes one a CPU.
-        resume: Go on from the folder's newest checkpoint.
-        in_process: Do everything in this process, without Ray.
-        paths: Folders of the user's own modules.
-    """
-
-    experiment: Experiment
-    out: Path
-    address: str | None = None
-    workers: int | None = None
-    resume: bool = False
-    in_process: bool = False
-    paths: Sequence[str] = ()
-
-    @property
-    def run_id(self) -> str:
-        """Names the run on its Ray: the folder's name."""
-        return self.out.name
-
-
-def fresh_folder(experiment: Experiment, base: Path = Path("runs")) -> Path:
-    """Return a new folder's path for a run, named by the experiment and the time."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    wanted = base / f"{experiment.name}-{stamp}"
-    number = 1
-    while wanted.exists():
-        number += 1
-        wanted = base / f"{experiment.name}-{stamp}-{number}"
-    return wanted
-
-
 def run(request: Request, console: Console | None = None) -> Summary:
     """Run an experiment to its end.
 
@@ -97,26 +55,10 @@ def run(request: Request, console: Console | None = None) -> Summary:
         RunError: If it cannot go on.
         Killed: If a signal ended it; MLflow's run is closed and a checkpoint written.
     """
-    prepared = _prepare(request)
+    request.prepare()
     versions = request.experiment.stop.versions
     with Progress(console or Console(), versions=versions) as progress:
-        return _Run(request, progress, prepared).go()
-
-
-def _prepare(request: Request) -> bool:
-    """Make the run's folder, or see that it can be resumed; return whether it is resumed."""
-    out = request.out
-    if request.resume:
-        if (out / "summary.json").exists():
-            raise ExperimentError(f"the run in {out} is finished; {out / 'summary.json'} has it.")
-        return True
-    if (out / "experiment.yaml").exists():
-        raise ExperimentError(
-            f"{out} holds a run already. Go on with it by --resume {out}, or name another --out."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "experiment.yaml").write_text(to_yaml(request.experiment), encoding="utf-8")
-    return False
+        return _Run(request, progress).go()
 
 
 class _Signals:
@@ -128,19 +70,18 @@ class _Signals:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Listen, where this is the main thread."""
-        try:
-            before = {
-                number: signal.signal(number, self._note)
-                for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        except ValueError:  # a thread of somebody's own: signals are theirs
-            yield
-            return
+        before = self.listen()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def listen(self) -> dict[int, Any]:
+        """Set the handlers; return those before."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}  # a thread of somebody's own: signals are theirs
+        return {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -157,13 +98,13 @@ class _Signals:
 class _Run:
     """One run from start to end."""
 
-    def __init__(self, request: Request, progress: Progress, resumed: bool) -> None:
+    def __init__(self, request: Request, progress: Progress) -> None:
         self._request = request
         self._experiment = request.experiment
         self._progress = progress
-        self._resumed = resumed
         self._began = time.monotonic()
         self._earlier_s = 0.0  # on the wall, before a resume
+        self._earlier_startup_s = 0.0
         self._startup_s = 0.0
         self._saved_at = 0.0
         self._peak_pss = 0
@@ -181,24 +122,27 @@ class _Run:
 
     def go(self) -> Summary:
         """Run; see `run`."""
-        saved = checkpoint.load(self._folder) if self._resumed else None
-        if self._resumed:
+        saved = checkpoint.load(self._folder) if self._request.resume else None
+        if self._request.resume:
             self._events.truncate(saved.state["events_rows"] if saved else 0)
         if saved:
             self._earlier_s = saved.state["wall_s"]
+            self._earlier_startup_s = saved.state["startup_s"]
         self._tracker.start(
             self._experiment.model_dump(mode="json"),
             self._tags(),
             first_serial=saved.state["points"] if saved else 0,
         )
+        self._progress.say(f"run {self._request.run_id} in {self._request.out}")
         engine: Engine | None = None
         with ExitStack() as stack:
+            stack.enter_context(self._signals.listening())
             try:
                 data, shards, fleet = self._world()
                 runtime, control = self._start_runtime(data, shards, fleet, stack)
-                stack.enter_context(self._signals.listening())
+                self._signals.listen()  # Ray has set a handler of its own meanwhile
                 engine = self._engine(data, shards, fleet, runtime, control, saved)
-                self._startup_s = time.monotonic() - self._began
+                self._startup_s = self._earlier_startup_s + time.monotonic() - self._began
                 self._say_start(engine, saved)
                 engine.run()
                 return self._finish(engine, runtime, data, shards)
@@ -238,7 +182,7 @@ class _Run:
             data,
             shards,
             fleet,
-            ops=self._ops,
+            note=self._note,
             check=self._signals.check,
             stack=stack,
             chosen=self._note_hosting,
@@ -309,10 +253,9 @@ class _Run:
     def _say_start(self, engine: Engine, saved: checkpoint.Saved | None) -> None:
         size = engine.schema.parameters
         self._progress.say(
-            f"run {self._request.run_id}: {len(engine.fleet)} clients, {size:,} parameters, "
-            f"started in {self._startup_s:.1f} s"
+            f"{len(engine.fleet)} clients, {size:,} parameters, started in {self._startup_s:.1f} s"
         )
-        if self._resumed:
+        if self._request.resume:
             where = f"version {engine.head.number}" if saved else "the beginning"
             self._progress.say(f"resumed from {where}")
 
@@ -331,14 +274,22 @@ class _Run:
     def _save(self, engine: Engine) -> None:
         began = time.monotonic()
         wall = self._earlier_s + began - self._began
-        checkpoint.save(
-            engine, self._folder, keep=self._experiment.checkpoint.keep, extra={"wall_s": wall}
+        target = checkpoint.save(
+            engine,
+            self._folder,
+            keep=self._experiment.checkpoint.keep,
+            extra={"wall_s": wall, "startup_s": self._startup_s},
         )
+        size = sum(file.stat().st_size for file in target.iterdir())
+        self._note("checkpoint", duration_s=time.monotonic() - began, bytes=size)
         self._peak_pss = max(self._peak_pss, engine.runtime.pss_bytes())
-        self._ops.append(
-            "checkpoint", wall_s=wall, duration_s=time.monotonic() - began, bytes=self._peak_pss
-        )
+        self._note("memory", bytes=self._peak_pss)
         self._ops.flush()
+
+    def _note(self, kind: str, **values: Any) -> None:
+        """Note what something took, at the run's wall time."""
+        wall = self._earlier_s + time.monotonic() - self._began
+        self._ops.append(kind, wall_s=wall, **values)
 
     # ------------------------------------------------------------ ending
 

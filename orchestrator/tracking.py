@@ -1,61 +1,45 @@
 """How do a run's figures get to MLflow without the run ever waiting for it?
 
-The engine only puts things into an outbox. One daemon thread imports MLflow, sends whatever waits
-in batches, and tries again while the server is away. What is left at the end is kept beside the
-run and goes first when the run is started again.
+The engine only puts things into an outbox. One daemon thread sends whatever waits in batches, and
+tries again while the server is away. What is left at the end is kept beside the run and goes first
+when the run is started again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-import hashlib
-import json
-import math
 import os
-import re
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
-from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, Field
 
+from orchestrator.mlflow_store import MAX_NAMED, Store, chunks, without_password
 from orchestrator.observe import Point
+from orchestrator.outbox import (
+    MAX_TAG,
+    Kept,
+    Outbox,
+    Status,
+    Waiting,
+    first_points,
+    flatten,
+    taken_name,
+    taken_number,
+)
 from policies.base import Settings
-
-Status = Literal["FINISHED", "KILLED", "FAILED"]
+from policies.units import Seconds
 
 KEPT_FILE: Final = "mlflow.json"
 UNDELIVERED_FILE: Final = "mlflow-undelivered.json"
 
-_MAX_METRICS: Final = 1000  # MLflow's limits for one log_batch
-_MAX_NAMED: Final = 100
-_MAX_NAME: Final = 250
-_MAX_PARAM: Final = 6000
-_MAX_TAG: Final = 8000
 _FIRST_RETRY_S: Final = 0.5
 _LAST_RETRY_S: Final = 15.0
-_KEY_TAG: Final = "latecomer.key"
-_HOW: Final = (
-    "MLflow could not be reached. What is in this file is delivered first when the run is started "
-    "again with `latecomer run --resume` and this folder; the file then goes away."
-)
 _Model = TypeVar("_Model", bound=BaseModel)
-_CALM: Final = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the outbox tries again, and stays awake meanwhile
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",  # the terminal belongs to the run
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-"""Set for our client unless the user has set them."""
 
 
 class TrackingSettings(Settings):
@@ -70,8 +54,8 @@ class TrackingSettings(Settings):
         "mlflow.db in the working folder with its artifacts in mlartifacts beside it.",
     )
     enabled: bool = Field(default=True, description="Whether MLflow is told at all.")
-    flush_s: PositiveFloat = Field(
-        default=30.0, description="Seconds that the end of a run waits for MLflow."
+    flush_s: Seconds = Field(
+        gt=0, default=30.0, description="Seconds that the end of a run waits for MLflow."
     )
 
 
@@ -92,42 +76,6 @@ class Delivery:
     run_id: str | None
 
 
-class _Kept(BaseModel):
-    """What `mlflow.json` remembers of a run, so that the next process continues it."""
-
-    key: str  # marks the run in MLflow from the moment that it is made
-    started_ms: int
-    run_id: str | None = None
-    delivered: int = 0  # points with a smaller serial are in MLflow
-
-
-class _Waiting(BaseModel):
-    """A point and its place since the run's very beginning."""
-
-    serial: int
-    version: int
-    time_s: float
-    metrics: dict[str, float]
-
-
-class _Outbox(BaseModel):
-    """What MLflow has not been given yet."""
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
-
-    note: str = _HOW
-    trouble: str = ""
-    params: dict[str, str] = {}
-    tags: dict[str, str] = {}
-    points: list[_Waiting] = []
-    artifacts: list[str] = []
-    status: Status | None = None
-
-    def __len__(self) -> int:
-        named = len(self.params) + len(self.tags)
-        return named + len(self.points) + len(self.artifacts) + (self.status is not None)
-
-
 class Tracker:
     """Sends a run to MLflow in the background; an `Observer`.
 
@@ -142,13 +90,13 @@ class Tracker:
         self._settings = settings
         self._out = out.absolute()
         self._run_name = run_name
-        self._store = _Store(settings.uri or os.environ.get("MLFLOW_TRACKING_URI"))
-        self._kept = _Kept(key=uuid.uuid4().hex, started_ms=started_ms)
-        self._outbox = _Outbox()
+        self._store = Store(settings.uri or os.environ.get("MLFLOW_TRACKING_URI"), self._note)
+        self._kept = Kept(key=uuid.uuid4().hex, started_ms=started_ms)
+        self._outbox = Outbox()
         self._serial = 0  # of the next point
         self._wanted = 0  # points with a smaller serial are delivered or wait already
         self._notes: list[str] = []
-        self._client: Any = None
+        self._run_id: str | None = None  # of the run that the thread is connected to
         self._changed = threading.Condition()
         self._finishing = threading.Event()
         self._closed = threading.Event()
@@ -179,8 +127,8 @@ class Tracker:
             return
         self._recall(first_serial)
         with self._changed:
-            self._outbox.params.update(_flatten(params))
-            self._outbox.tags.update({_name(k): str(v)[:_MAX_TAG] for k, v in tags.items()})
+            self._outbox.params.update(flatten(params))
+            self._outbox.tags.update({taken_name(k): str(v)[:MAX_TAG] for k, v in tags.items()})
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -188,13 +136,13 @@ class Tracker:
         """Take the figures of an evaluation (and of version 0)."""
         if not self._settings.enabled:
             return
-        metrics = {_name(k): _number(v) for k, v in point.metrics.items()}
+        metrics = {taken_name(k): taken_number(v) for k, v in point.metrics.items()}
         metrics.setdefault("virtual_seconds", point.time_s)
         with self._changed:
             serial, self._serial = self._serial, self._serial + 1
             if serial >= self._wanted:
                 self._outbox.points.append(
-                    _Waiting.model_construct(
+                    Waiting.model_construct(
                         serial=serial, version=point.version, time_s=point.time_s, metrics=metrics
                     )
                 )
@@ -213,7 +161,7 @@ class Tracker:
         if not self._settings.enabled:
             return
         with self._changed:
-            self._outbox.tags[_name(name)] = str(value)[:_MAX_TAG]
+            self._outbox.tags[taken_name(name)] = str(value)[:MAX_TAG]
             self._changed.notify()
 
     def finish(self, status: Status, *, wait_s: float | None = None) -> Delivery:
@@ -253,8 +201,8 @@ class Tracker:
 
     def _recall(self, first_serial: int) -> None:
         """Take up what an earlier process left in `out`."""
-        self._kept = self._read(KEPT_FILE, _Kept) or self._kept
-        self._outbox = self._read(UNDELIVERED_FILE, _Outbox) or self._outbox
+        self._kept = self._read(KEPT_FILE, Kept) or self._kept
+        self._outbox = self._read(UNDELIVERED_FILE, Outbox) or self._outbox
         outbox, delivered = self._outbox, self._kept.delivered
         outbox.status, outbox.trouble = None, ""
         outbox.points = [point for point in outbox.points if point.serial >= delivered]
@@ -305,17 +253,17 @@ class Tracker:
         retry_s = _FIRST_RETRY_S
         while not self._closed.is_set():
             try:
-                self._deliver()
+                run_id = self._deliver()
                 self._recover()
-                if self._end():
+                if self._end(run_id):
                     return
                 retry_s = _FIRST_RETRY_S
             except Exception as error:  # noqa: BLE001 - a sink never stops a run
-                self._client = None
+                self._run_id = None
                 with self._changed:
                     if self._closed.is_set():
                         return
-                    self._outbox.trouble = _without_password(f"{type(error).__name__}: {error}")
+                    self._outbox.trouble = without_password(f"{type(error).__name__}: {error}")
                     self._note_disk(self._keep_outbox)
                 if not self._finishing.wait(retry_s):
                     retry_s = min(2 * retry_s, _LAST_RETRY_S)
@@ -329,85 +277,54 @@ class Tracker:
                 self._outbox.trouble = ""
                 self._note_disk((self._out / UNDELIVERED_FILE).unlink)
 
-    def _deliver(self) -> None:
-        """Send all that waits."""
-        if self._client is None:
-            self._client = self._connect()
-        self._send_named("params")
-        self._send_named("tags")
-        self._send_points()
-        self._send_artifacts()
+    def _deliver(self) -> str:
+        """Send all that waits; return the run that has it."""
+        run_id = self._run_id = self._run_id or self._connect()
+        self._send_named(run_id, "params")
+        self._send_named(run_id, "tags")
+        self._send_points(run_id)
+        self._send_artifacts(run_id)
+        return run_id
 
-    def _end(self) -> bool:
+    def _end(self, run_id: str) -> bool:
         """Wait for more; if only the final status is left, send it and return that it is over."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._outbox))
             status = self._outbox.status
             if status is None or len(self._outbox) > 1:
                 return False
-        self._client.set_terminated(self._kept.run_id, status, round(1000 * time.time()))
+        self._store.end_run(run_id, status, round(1000 * time.time()))
         with self._changed:
             if not self._closed.is_set():
                 self._outbox.status = None
         return True
 
-    def _connect(self) -> Any:
-        """Return a client, with the run made or found and running."""
-        client = self._store.client()
-        run_id = self._kept.run_id and self._find_run(client, self._kept.run_id)
+    def _connect(self) -> str:
+        """Reach MLflow, and make or find the run there."""
+        self._store.connect()
+        run_id = self._kept.run_id and self._store.find_run(self._kept.run_id)
         if not run_id:
             with self._changed:
                 if not self._closed.is_set():  # the key first: a run made is a run found
                     self._note_disk(self._keep_run)
-            run_id = self._make_run(client)
+            run_id = self._store.make_run(
+                self._settings.experiment,
+                key=self._kept.key,
+                run_name=self._run_name,
+                started_ms=self._kept.started_ms,
+            )
         with self._changed:
             if not self._closed.is_set():
                 self._kept.run_id = run_id
                 self._note_disk(self._keep_run)
-        return client
-
-    def _find_run(self, client: Any, run_id: str) -> str | None:
-        """Set a run that exists to running again."""
-        try:
-            info = client.get_run(run_id).info
-        except Exception as error:
-            if _code(error) != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            self._note(f"MLflow does not know run {run_id}; a new one continues it")
-            return None
-        if info.lifecycle_stage == "deleted":
-            raise RuntimeError(f"MLflow run {run_id} was deleted. Restore it to get the figures.")
-        if info.status != "RUNNING":
-            client.update_run(run_id, status="RUNNING")
         return run_id
 
-    def _make_run(self, client: Any) -> str:
-        """Make the run, unless a call that seemed to fail has made it."""
-        name = self._settings.experiment
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            place = self._store.artifact_location(name)
-            experiment = client.create_experiment(name, artifact_location=place)
-        else:
-            experiment = found.experiment_id
-            made = client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{self._kept.key}'")
-            if made:
-                return str(made[0].info.run_id)
-        tags = {_KEY_TAG: self._kept.key, "mlflow.source.name": "latecomer", **_user()}
-        run = client.create_run(
-            experiment, start_time=self._kept.started_ms, tags=tags, run_name=self._run_name
-        )
-        return str(run.info.run_id)
-
-    def _send_named(self, field: Literal["params", "tags"]) -> None:
-        from mlflow.entities import Param, RunTag  # noqa: PLC0415 - seconds, in this thread only
-
-        make = Param if field == "params" else RunTag
+    def _send_named(self, run_id: str, field: Literal["params", "tags"]) -> None:
         with self._changed:
             waiting: dict[str, str] = getattr(self._outbox, field)
             items = list(waiting.items())
-        for part in _chunks(items, _MAX_NAMED):
-            self._log(field, [make(key, value) for key, value in part])
+        for part in chunks(items, MAX_NAMED):
+            self._store.send_named(run_id, field, part)
             with self._changed:
                 if self._closed.is_set():
                     return
@@ -415,21 +332,13 @@ class Tracker:
                     if waiting.get(key) == value:
                         del waiting[key]
 
-    def _send_points(self) -> None:
-        from mlflow.entities import Metric  # noqa: PLC0415
-
+    def _send_points(self, run_id: str) -> None:
         while True:
             with self._changed:
-                points = _first_points(self._outbox.points)
+                points = first_points(self._outbox.points)
             if not points:
                 return
-            metrics = [
-                Metric(name, value, self._kept.started_ms + round(1000 * p.time_s), p.version)
-                for p in points
-                for name, value in p.metrics.items()
-            ]
-            for part in _chunks(metrics, _MAX_METRICS):
-                self._log("metrics", part)
+            self._store.send_points(run_id, points, self._kept.started_ms)
             with self._changed:
                 if self._closed.is_set():
                     return
@@ -437,140 +346,15 @@ class Tracker:
                 self._kept.delivered = points[-1].serial + 1
                 self._note_disk(self._keep_run)
 
-    def _send_artifacts(self) -> None:
+    def _send_artifacts(self, run_id: str) -> None:
         with self._changed:
             names = list(self._outbox.artifacts)
         for name in names:
-            path = self._out / name
-            if path.is_dir():
-                self._client.log_artifacts(self._kept.run_id, str(path), artifact_path=path.name)
-            elif path.exists():
-                self._client.log_artifact(self._kept.run_id, str(path))
-            else:
-                self._note(f"{path} is gone and was not sent to MLflow")
+            self._store.send_path(run_id, self._out / name)
             with self._changed:
                 if self._closed.is_set():
                     return
                 self._outbox.artifacts.remove(name)
-
-    def _log(self, field: str, items: Sequence[Any]) -> None:
-        """Log a batch; what MLflow refuses for good is found by halving, and dropped."""
-        try:
-            self._client.log_batch(self._kept.run_id, **{field: items})
-        except Exception as error:
-            if _code(error) != "INVALID_PARAMETER_VALUE":
-                raise
-            if self._client.get_run(self._kept.run_id).info.lifecycle_stage == "deleted":
-                raise
-            if len(items) == 1:
-                self._note(f"MLflow refused {items[0].key}: {_without_password(str(error))}")
-                return
-            half = len(items) // 2
-            self._log(field, items[:half])
-            self._log(field, items[half:])
-
-
-class _Store:
-    """Where MLflow is: a server, or a database file."""
-
-    def __init__(self, uri: str | None) -> None:
-        self._uri = uri or "sqlite:///mlflow.db"
-        self._file: Path | None = None
-        path = self._uri.removeprefix("sqlite:///")
-        if path not in (self._uri, "", ":memory:"):
-            self._file = Path(path).absolute()  # the working folder may change later
-            self._uri = f"sqlite:///{self._file}"
-
-    def client(self) -> Any:
-        """Return a client; a new database gets its tables (about 1.5 s)."""
-        for name, value in _CALM.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient  # noqa: PLC0415
-
-        with self._alone():
-            return MlflowClient(self._uri)
-
-    def artifact_location(self, experiment: str) -> str | None:
-        """Return where a new experiment's artifacts go; None leaves it to the server."""
-        if self._file is None:
-            return None
-        folder = re.sub(r"[^\w.-]", "_", experiment)
-        return (self._file.parent / "mlartifacts" / folder).as_uri()
-
-    def _alone(self) -> contextlib.AbstractContextManager[Any]:
-        """Hold the database file: two processes that both make its tables break it."""
-        if self._file is None:
-            return contextlib.nullcontext()
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        name = hashlib.blake2b(str(self._file).encode(), digest_size=8).hexdigest()
-        return FileLock(Path(tempfile.gettempdir()) / f"latecomer-mlflow-{name}.lock", timeout=60)
-
-
-def _flatten(value: object, prefix: str = "") -> dict[str, str]:
-    """Return nested settings under dotted names, as the experiment file would write them."""
-    if isinstance(value, Mapping) and value:
-        items = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, Sequence) and any(isinstance(item, Mapping) for item in value):
-        items = [(str(place), item) for place, item in enumerate(value)]
-    else:
-        text = value if isinstance(value, str) else _json(value)
-        return {_name(prefix): text[:_MAX_PARAM]} if prefix else {}
-    flat: dict[str, str] = {}
-    for key, item in items:
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _json(value: object) -> str:
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
-
-
-def _name(text: str) -> str:
-    """Return a name that MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "_", text)[:_MAX_NAME]
-
-
-def _number(value: object) -> float:
-    """Return a figure; what is not finite becomes NaN (an infinity would be stored as 1.8e308)."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
-
-
-def _first_points(points: Sequence[_Waiting]) -> list[_Waiting]:
-    """Return the first points that fit into one call, at least one if there is one."""
-    taken: list[_Waiting] = []
-    room = _MAX_METRICS
-    for point in points:
-        room -= len(point.metrics)
-        if taken and room < 0:
-            break
-        taken.append(point)
-    return taken
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _code(error: Exception) -> str:
-    return str(getattr(error, "error_code", ""))
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", text)[:1000]
-
-
-def _user() -> dict[str, str]:
-    try:
-        return {"mlflow.user": getpass.getuser()}
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return {}
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -33,20 +33,25 @@ class Policy(Settings):
     kind: str
 
 
+def _own(path: str) -> Any:
+    """Import what ``module:name`` names."""
+    module_name, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        raise ExperimentError(
+            f"{path} cannot be imported: {type(error).__name__}: {error}. "
+            "The experiment file's folder is importable."
+        ) from error
+
+
 def own_function(path: str) -> Callable[..., Any]:
     """Import what ``module:function`` names.
 
     Raises:
         ExperimentError: If there is no such function.
     """
-    module_name, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:
-        raise ExperimentError(
-            f"{path} cannot be imported: {type(error).__name__}: {error}. "
-            "The experiment file's folder is importable."
-        ) from error
+    found = _own(path)
     if not callable(found):
         raise ExperimentError(f"{path} must be a function, got {type(found).__name__}.")
     return found  # type: ignore[no-any-return]
@@ -59,7 +64,7 @@ def own_class(path: str, base: type[Policy]) -> type[Policy]:
         PydanticCustomError: If there is no such class or it is not of the family.
     """
     try:
-        found = own_function(path)
+        found = _own(path)
     except ExperimentError as error:
         raise PydanticCustomError("own_policy", "{error}", {"error": str(error)}) from error
     if not (isinstance(found, type) and issubclass(found, base)):
@@ -77,6 +82,13 @@ def own_class(path: str, base: type[Policy]) -> type[Policy]:
                 "missing": ", ".join(sorted(found.__abstractmethods__)),
                 "base": f"{base.__module__}.{base.__name__}",
             },
+        )
+    kind = found.model_fields["kind"].annotation
+    if get_origin(kind) is Literal and path not in get_args(kind):
+        raise PydanticCustomError(
+            "own_policy",
+            "{path} must declare `kind: str`, because it inherits {kind}.",
+            {"path": path, "kind": " or ".join(get_args(kind))},
         )
     return found
 

@@ -96,6 +96,7 @@ HOSTILE_REASONS: Final = frozenset(
         Reason.WRONG_VERSION,
         Reason.NOT_FINITE,
         Reason.DUPLICATE,
+        Reason.NO_RESULT,
     }
 )
 """Reasons that speak against the sender; the others are bad luck."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from policies.aggregation.base import AggregationPolicy, Pacing
 from policies.types import Arrays, PayloadKind, Vector
+from policies.units import Seconds
 from policies.update import Contribution
 
 
@@ -31,7 +32,7 @@ class FedAvg(AggregationPolicy):
     kind: Literal["fedavg"] = "fedavg"
     clients_per_round: PositiveInt = 10
     over_selection: float = Field(default=1.0, ge=1)
-    deadline_s: PositiveFloat | None = None
+    deadline_s: Annotated[Seconds, Field(gt=0)] | None = None
 
     def takes(self) -> frozenset[PayloadKind]:
         """Deltas or weights."""

@@ -19,6 +19,7 @@ import xxhash
 from policies.types import Address, Buffer, PayloadKind, Reason, Vector, Version
 from policies.update import Content, Dense, ModelSchema, Sparse, Update
 from policies.wire.positions import (
+    FULL,
     CodedPositions,
     PositionsError,
     decode_positions,
@@ -92,7 +93,7 @@ def encode(header: Header, content: Content, buffers: Vector, schema: ModelSchem
         coded = encode_positions(content.positions, schema.offsets)
         head += _leb128(coded.counts) + bytes(coded.codings)
         head += _leb128([coded.unary.size])
-        pieces = [coded.unary, coded.low, coded.bitmap]
+        pieces = [coded.unary, coded.low]
     values = np.ascontiguousarray(content.values, dtype="<f4").view(np.uint8)
     extra = np.ascontiguousarray(buffers, dtype="<f4").view(np.uint8)
     kind = KINDS.index(header.kind)
@@ -146,7 +147,7 @@ def decode(message: Buffer, schema: ModelSchema) -> Message:
     content_values = reader.floats(count)
     buffers = reader.floats(schema.buffers)
     if reader.left:
-        raise WireError(Reason.WRONG_SCHEMA, f"{reader.left} bytes beyond the end")
+        raise WireError(Reason.MALFORMED, f"{reader.left} bytes beyond the end")
     header = Header(KINDS[kind], Address(client, number), Version(version, lineage), examples, loss)
     content: Content = (
         Dense(content_values) if positions is None else Sparse(positions, content_values)
@@ -189,8 +190,7 @@ def least_bytes(nonzeros: int, schema: ModelSchema) -> int:
 def most_bytes(schema: ModelSchema) -> int:
     """Return a length that no message over this schema needs to exceed."""
     tensors = len(schema.sizes)
-    bitmaps = schema.parameters // 8 + 3
-    streams = 11 * tensors + 10 + 2 * bitmaps + _ALIGNMENT
+    streams = 11 * tensors + 10 + 2 * (schema.parameters // 8 + 3) + _ALIGNMENT
     return _HEADER_MOST_BYTES + streams + 4 * schema.size
 
 
@@ -240,14 +240,12 @@ class _Reader:
         counts = self.leb128(len(sizes))
         codings = self.take(len(sizes)).tolist()
         (unary_bytes,) = self.leb128(1)
-        low_bits = sum(c * r for c, r in zip(counts, codings, strict=True) if r < 254)
-        map_bits = sum(s for s, r in zip(sizes, codings, strict=True) if r == 254)
+        low_bits = sum(c * r for c, r in zip(counts, codings, strict=True) if r != FULL)
         coded = CodedPositions(
             counts,
             codings,
             self.take(unary_bytes),
             self.take((low_bits + 7) // 8),
-            self.take((map_bits + 7) // 8),
         )
         try:
             return decode_positions(coded, schema.offsets)

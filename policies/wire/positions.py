@@ -1,11 +1,11 @@
 """How do the positions of a sparse update become few bytes?
 
-Per tensor the cheapest of four codings, named by one byte: nothing (all values present, or none),
-a bitmap, or Rice-coded gaps. Rice codes the gap g between neighbours as ``g >> r`` in unary and
-its r low bits as they are; the unary parts, the low bits and the bitmaps of all tensors form three
-separate streams, so that coding and decoding are whole-array operations. For geometrically
-distributed gaps Rice stays within about 1 % of the entropy (Kiely 2004, IPN Progress Report
-42-159).
+Per tensor one byte names the coding: nothing (all values present, or none), or Rice-coded gaps.
+Rice codes the gap g between neighbours as ``g >> r`` in unary and its r low bits as they are; the
+unary parts and the low bits of all tensors form two separate streams, so that coding and decoding
+are whole-array operations. With r = 0 the unary stream is a bitmap that ends at the last position.
+For geometrically distributed gaps Rice stays within about 1 % of the entropy (Kiely 2004, IPN
+Progress Report 42-159).
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from policies.types import Buffer, Positions
 
 FULL = 255
 """All values of the tensor are present."""
-BITMAP = 254
-"""One bit a value, the lowest bit first."""
 MOST_RICE = 30
 """Largest r."""
 
@@ -36,15 +34,14 @@ class CodedPositions:
 
     Attributes:
         counts: Values present in each tensor.
-        codings: One byte a tensor: r of Rice, `BITMAP` or `FULL`.
-        unary, low, bitmap: The three streams.
+        codings: One byte a tensor: r of Rice, or `FULL`.
+        unary, low: The two streams.
     """
 
     counts: list[int]
     codings: list[int]
     unary: Buffer
     low: Buffer
-    bitmap: Buffer
 
 
 def encode_positions(positions: Positions, offsets: Sequence[int]) -> CodedPositions:
@@ -59,21 +56,16 @@ def encode_positions(positions: Positions, offsets: Sequence[int]) -> CodedPosit
     codings: list[int] = []
     quotients: list[Positions] = []
     lows: list[Buffer] = []
-    bitmaps: list[Buffer] = []
     for index, count in enumerate(counts):
         size = offsets[index + 1] - offsets[index]
         local = positions[cuts[index] : cuts[index + 1]] - offsets[index]
         coding, gaps = _choose(local, size)
         codings.append(coding)
-        if coding == BITMAP:
-            bits = np.zeros(size, dtype=np.uint8)
-            bits[local] = 1
-            bitmaps.append(bits)
-        elif coding != FULL and count:
+        if coding != FULL and count:
             quotients.append(gaps >> coding)
             shifts = np.arange(coding, dtype=np.int64)
             lows.append(((gaps[:, None] >> shifts) & 1).astype(np.uint8).ravel())
-    return CodedPositions(counts, codings, _unary_bits(quotients), _pack(lows), _pack(bitmaps))
+    return CodedPositions(counts, codings, _unary_bits(quotients), _pack(lows))
 
 
 def _choose(local: Positions, size: int) -> tuple[int, Positions]:
@@ -91,7 +83,7 @@ def _choose(local: Positions, size: int) -> tuple[int, Positions]:
         for r in range(max(guess - 1, 0), min(guess + 1, MOST_RICE) + 1)
     }
     best = min(costs, key=lambda r: (costs[r], r))
-    return (BITMAP if size < costs[best] else best), gaps
+    return best, gaps
 
 
 def _unary_bits(quotients: list[Positions]) -> Buffer:
@@ -122,24 +114,14 @@ def decode_positions(coded: CodedPositions, offsets: Sequence[int]) -> Positions
         (c, r) for c, r in zip(coded.counts, coded.codings, strict=True) if r <= MOST_RICE and c
     ]
     quotients = _read_unary(coded.unary, sum(c for c, _ in riced))
-    low_bits = _read_bits(coded.low, sum(c * r for c, r in riced), "low")
-    map_bits = _read_bits(
-        coded.bitmap,
-        sum(s for s, r in zip(sizes, coded.codings, strict=True) if r == BITMAP),
-        "bitmap",
-    )
+    low_bits = _read_low(coded.low, sum(c * r for c, r in riced))
     pieces: list[Positions] = []
-    at_quotient = at_low = at_map = 0
+    at_quotient = at_low = 0
     for offset, size, count, coding in zip(
         offsets, sizes, coded.counts, coded.codings, strict=False
     ):
         if coding == FULL:
             local = np.arange(size, dtype=np.int64)
-        elif coding == BITMAP:
-            local = np.flatnonzero(map_bits[at_map : at_map + size])
-            at_map += size
-            if local.size != count:
-                raise PositionsError(f"a bitmap holds {local.size} positions, not {count}")
         else:
             high = quotients[at_quotient : at_quotient + count]
             at_quotient += count
@@ -159,7 +141,7 @@ def _check_counts(coded: CodedPositions, sizes: Sequence[int]) -> None:
     for size, count, coding in zip(sizes, coded.counts, coded.codings, strict=True):
         if not 0 <= count <= size:
             raise PositionsError(f"{count} values in a tensor of {size}")
-        if coding > MOST_RICE and coding not in {BITMAP, FULL}:
+        if coding > MOST_RICE and coding != FULL:
             raise PositionsError(f"unknown coding {coding}")
         if coding == FULL and count != size:
             raise PositionsError(f"{count} values in a full tensor of {size}")
@@ -178,10 +160,11 @@ def _read_unary(stream: Buffer, count: int) -> Positions:
     return np.diff(ends, prepend=np.int64(-1)) - 1
 
 
-def _read_bits(stream: Buffer, count: int, name: str) -> Buffer:
+def _read_low(stream: Buffer, count: int) -> Buffer:
+    """Read `count` bits; the stream holds no more, and zeros to the end of its last byte."""
     if stream.size != (count + 7) // 8:
-        raise PositionsError(f"the {name} stream has {stream.size} bytes for {count} bits")
+        raise PositionsError(f"the low stream has {stream.size} bytes for {count} bits")
     bits = np.unpackbits(stream, bitorder="little")
     if bits[count:].any():
-        raise PositionsError(f"the {name} stream has bits beyond its end")
+        raise PositionsError("the low stream has bits beyond its end")
     return bits[:count]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from orchestrator.log import EVENTS_SCHEMA, Log
-from orchestrator.report import _ACCURACY, _BYTES, _ENERGY, _TIME, _count, _human, write_report
+from orchestrator.readable import ACCURACY, BYTES, ENERGY, TIME, count, human
+from orchestrator.report import write_report
 
 SUMMARY: dict[str, Any] = {
     "digest": "d" * 64,
@@ -265,22 +266,22 @@ def test_all_updates_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (_human(0, _BYTES), "0 B"),
-        (_human(999, _BYTES), "999 B"),
-        (_human(1_500, _BYTES), "1.50 kB"),
-        (_human(2_000_000_000, _BYTES), "2 GB"),
-        (_human(0.25, _TIME), "0.250 s"),
-        (_human(119, _TIME), "119 s"),
-        (_human(90 * 60, _TIME), "90 min"),
-        (_human(10 * 3600, _TIME), "10 h"),
-        (_human(10 * 86400, _TIME), "10 days"),
-        (_human(1234.5, _ENERGY), "1.23 kJ"),
-        (_human(0.5, _ACCURACY), "0.5000"),
-        (_human(float("nan"), _BYTES), "-"),
-        (_count(1_234_567), "1,234,567"),
-        (_count(12.34), "12.3"),
-        (_count(0.01234), "0.0123"),
-        (_count(float("inf")), "inf"),
+        (human(0, BYTES), "0 B"),
+        (human(999, BYTES), "999 B"),
+        (human(1_500, BYTES), "1.50 kB"),
+        (human(2_000_000_000, BYTES), "2 GB"),
+        (human(0.25, TIME), "0.250 s"),
+        (human(119, TIME), "119 s"),
+        (human(90 * 60, TIME), "90 min"),
+        (human(10 * 3600, TIME), "10 h"),
+        (human(10 * 86400, TIME), "10 days"),
+        (human(1234.5, ENERGY), "1.23 kJ"),
+        (human(0.5, ACCURACY), "0.5000"),
+        (human(float("nan"), BYTES), "-"),
+        (count(1_234_567), "1,234,567"),
+        (count(12.34), "12.3"),
+        (count(0.01234), "0.0123"),
+        (count(float("inf")), "inf"),
     ],
 )
 def test_numbers_are_written_for_people(written: str, expected: str) -> None:

@@ -119,7 +119,7 @@ def send(watched: Tracker, versions: range) -> None:
 
 
 def client(uri: str) -> Any:
-    from mlflow import MlflowClient  # noqa: PLC0415 - only the slow tests need it
+    from mlflow import MlflowClient
 
     return MlflowClient(uri)
 

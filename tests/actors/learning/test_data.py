@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from actors.learning import data as data_module
+from actors.learning import sources
 from actors.learning.data import DataSet, DataSettings, DataShape
 from actors.learning.partition import Iid, Pathological
 from policies.types import ExperimentError
@@ -121,7 +121,7 @@ def test_the_test_split_is_always_the_same(source: str) -> None:
 
 def test_digits_are_scikit_learns() -> None:
     """The two splits together hold the images and labels of load_digits, 16 become 255."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415  slow to import
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     expected = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
@@ -361,7 +361,7 @@ def test_moments_are_exact_over_several_blocks() -> None:
     """Counting values block by block gives numpy's mean and standard deviation."""
     x = np.random.default_rng(0).integers(0, 256, (2500, 3), np.uint8)
     expected = ((x / 255).mean(), (x / 255).std())
-    assert data_module._moments(x) == pytest.approx(expected, rel=1e-12)
+    assert sources._moments(x) == pytest.approx(expected, rel=1e-12)
 
 
 def test_validating_imports_nothing_heavy() -> None:
@@ -375,7 +375,7 @@ def test_validating_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'pandas', 'mlxtend', 'sklearn', 'ray', 'mlflow'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)\n"
     )
-    root = Path(data_module.__file__).parents[2]
+    root = Path(sources.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
     )

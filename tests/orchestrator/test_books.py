@@ -1,0 +1,380 @@
+"""Do the engine's books add up, in any order of entries, and through a checkpoint?"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.books import (
+    ClientStates,
+    Event,
+    EventQueue,
+    Kind,
+    Ledger,
+    Resources,
+    Roster,
+    VersionStore,
+)
+from orchestrator.runtime import Place
+from policies.selection import Uniform
+from policies.types import Address, Outcome, Version, stream
+
+EVENTS = st.builds(
+    Event,
+    st.sampled_from([0.0, 1.0, 1.5]) | st.floats(0, 1e9),
+    st.sampled_from(Kind),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+V0, V1, V2 = Version(0, 0), Version(1, 0), Version(2, 0)
+
+
+def through_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def drained(queue: EventQueue) -> list[Event]:
+    return [queue.pop() for _ in range(len(queue))]
+
+
+# ---------------------------------------------------------------- event queue
+
+
+@given(st.lists(EVENTS), st.randoms(use_true_random=False))
+def test_any_order_of_pushes(events: list[Event], rng: random.Random) -> None:
+    """Events come by (time, kind, client, number), however they were pushed."""
+    pushed, queue = list(events), EventQueue(events[: len(events) // 2])
+    rng.shuffle(pushed)
+    both = EventQueue(pushed)
+    for event in events[len(events) // 2 :]:
+        queue.push(event)
+    assert queue.peek() == min(events, default=None)
+    key: Callable[[Event], Any] = lambda e: (e.time_s, int(e.kind), e.client, e.number)  # noqa: E731
+    assert drained(queue) == drained(both) == sorted(events, key=key)
+    assert queue.peek() is None
+    assert len(queue) == 0
+
+
+@given(st.lists(EVENTS))
+def test_queue_through_a_checkpoint(events: list[Event]) -> None:
+    """What was written is read back, kinds as kinds, and the queue written from stays."""
+    queue = EventQueue(events)
+    again = EventQueue.load(through_json(queue.dump()))
+    assert len(queue) == len(again) == len(events)
+    left = drained(again)
+    assert left == drained(queue)
+    assert all(type(event.kind) is Kind for event in left)
+
+
+def test_kinds_at_equal_times() -> None:
+    """At one moment: arrive, publish, evaluate, guard, select; and a round closes on arrivals."""
+    order = [Kind.ARRIVE, Kind.CLOSE_ROUND, Kind.PUBLISH, Kind.EVALUATE, Kind.GUARD, Kind.SELECT]
+    assert all(a < b for a, b in pairwise(order))
+    assert max(Kind.STAGE, Kind.RESOLVE) < Kind.ARRIVE  # what leads to an arrival precedes it
+    queue = EventQueue(Event(1.0, kind, 9 - kind, 0) for kind in reversed(Kind))
+    assert [event.kind for event in drained(queue)] == sorted(Kind)
+
+
+def test_time_then_client_then_number() -> None:
+    """An earlier time wins over any kind; among equals, the lower client, then number."""
+    events = [
+        Event(1.0, Kind.SELECT, 9, 9),
+        Event(2.0, Kind.ARRIVE, 0, 7),
+        Event(2.0, Kind.ARRIVE, 1, 0),
+        Event(2.0, Kind.ARRIVE, 1, 1),
+    ]
+    assert drained(EventQueue(events[::-1])) == events
+
+
+@given(st.lists(EVENTS), st.sets(st.sampled_from(Kind)))
+def test_keep(events: list[Event], kinds: set[Kind]) -> None:
+    """Events of other kinds are dropped, the rest stays in order."""
+    queue = EventQueue(events)
+    queue.keep(frozenset(kinds))
+    assert drained(queue) == sorted(e for e in events if e.kind in kinds)
+
+
+# ---------------------------------------------------------------- resources
+
+
+def test_first_come_first_served() -> None:
+    """5 s asked at 0 end at 5; 2 s asked at 1 wait and end at 7; asked at 9 they end at 11."""
+    resources = Resources()
+    assert resources.serve("server", 0, 5) == 5
+    assert resources.serve("server", 1, 2) == 7
+    assert resources.serve("uplink/3", 1, 2) == 3  # another resource is free
+    assert resources.serve("server", 9, 2) == 11
+    assert resources.serve("server", 11, 0) == 11
+
+
+def test_resources_through_a_checkpoint() -> None:
+    """What is busy stays busy; what is free by then is left out."""
+    resources = Resources()
+    resources.serve("b", 0, 5)
+    resources.serve("a", 0, 9)
+    resources.serve("c", 0, 4)
+    dump = through_json(resources.dump(now_s=5))
+    assert dump == {"a": 9}
+    again = Resources(dump)
+    assert again.serve("a", 6, 1) == resources.serve("a", 6, 1) == 10
+    assert again.serve("b", 6, 1) == 7
+    assert dump == {"a": 9}
+
+
+# ---------------------------------------------------------------- roster
+
+
+@given(st.integers(1, 6), st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5))))
+def test_roster_in_any_sequence(size: int, steps: list[tuple[int, int]]) -> None:
+    """Whatever happens, exactly those neither busy nor out are idle; numbers count up by one."""
+    roster, busy, out, sent = Roster(size), set[int](), set[int](), [0] * size
+    for act, drawn in steps:
+        client = drawn % size
+        if act == 0 and client not in busy | out:
+            assert roster.dispatch(client) == Address(client, sent[client])
+            sent[client] += 1
+            busy.add(client)
+        elif act == 0:
+            with pytest.raises(ValueError, match=f"client {client} cannot be asked now"):
+                roster.dispatch(client)
+        elif act == 1 and client in busy:
+            roster.release(client)
+            busy.discard(client)
+        elif act == 2:
+            roster.quarantine(client)
+            out.add(client)
+        for one in (roster, Roster.load(through_json(roster.dump()))):
+            idle = [c for c in range(size) if one.is_idle(c)]
+            assert idle == sorted(set(range(size)) - busy - out)
+            assert (one.idle, one.size, one.quarantined) == (len(idle), size, sorted(out))
+
+
+def test_roster_through_a_checkpoint() -> None:
+    """Counters and strikes go on where they were."""
+    roster = Roster(4)
+    for client in (2, 0):
+        roster.dispatch(client)
+    roster.release(2)
+    roster.strikes[3] = 2
+    roster.quarantine(0)
+    again = Roster.load(through_json(roster.dump()))
+    assert again.dump() == roster.dump()
+    assert again.strikes == {3: 2}
+    assert again.dispatch(2) == Address(2, 1)
+    again.release(0)  # busy when it was put out: still out
+    assert not again.is_idle(0)
+    assert again.idle == 2
+
+
+def test_a_selection_can_read_a_roster() -> None:
+    """The roster is what selection policies look at."""
+    roster = Roster(3)
+    roster.dispatch(1)
+    assert sorted(Uniform().choose(roster, 5, stream(0, "select"))) == [0, 2]
+
+
+# ---------------------------------------------------------------- client states
+
+
+def place(name: str) -> Place:
+    return Place(name, 0, 1)
+
+
+def test_states_by_hand() -> None:
+    """An accepted state is built upon at once, and stays when its update is committed."""
+    states = ClientStates()
+    assert states.current(0) is None
+    states.accept(Address(0, 0), place("a"))
+    assert states.current(0) == place("a")
+    assert states.current(1) is None
+    states.commit(Address(0, 0))
+    states.accept(Address(0, 1), place("b"))
+    states.accept(Address(0, 2), place("c"))
+    assert states.current(0) == place("c")
+    states.commit(Address(0, 1))
+    assert list(states.items()) == [(0, 1, True, place("b")), (0, 2, False, place("c"))]
+
+
+def test_supersede_takes_back_what_was_built_on_it() -> None:
+    """Taking back update 1 takes back 2, too; what was committed before stays."""
+    states = ClientStates()
+    states.accept(Address(0, 0), place("a"))
+    states.commit(Address(0, 0))
+    for number, name in ((1, "b"), (2, "c")):
+        states.accept(Address(0, number), place(name))
+    states.accept(Address(4, 1), place("x"))
+    states.supersede(Address(0, 1))
+    assert states.current(0) == place("a")
+    assert states.current(4) == place("x")
+    states.supersede(Address(4, 1))
+    assert states.current(4) is None
+
+
+def test_supersede_keeps_what_came_before() -> None:
+    """Taking back update 2 leaves the provisional state of 1."""
+    states = ClientStates()
+    for number, name in ((1, "b"), (2, "c")):
+        states.accept(Address(0, number), place(name))
+    states.supersede(Address(0, 2))
+    assert states.current(0) == place("b")
+
+
+def test_no_state_is_no_entry() -> None:
+    """A method that keeps nothing leaves nothing here."""
+    states = ClientStates()
+    states.accept(Address(0, 0), None)
+    states.commit(Address(0, 0))
+    assert states.current(0) is None
+    assert list(states.items()) == []
+
+
+def test_states_through_a_checkpoint() -> None:
+    """Read back, provisional and committed states behave as before."""
+    states, again = ClientStates(), ClientStates()
+    for client in (3, 1):
+        states.accept(Address(client, 0), place(f"{client}a"))
+        states.commit(Address(client, 0))
+        for number in (1, 2):
+            states.accept(Address(client, number), place(f"{client}{number}"))
+    for client, number, committed, state in states.items():
+        again.put(client, number, committed=committed, state=state)
+    assert list(again.items()) == list(states.items())
+    for one in (states, again):
+        one.supersede(Address(3, 2))
+        one.commit(Address(1, 1))
+    assert list(again.items()) == list(states.items())
+    assert (again.current(3), again.current(1)) == (place("31"), place("12"))
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_versions_by_hand() -> None:
+    """A version goes when a newer one is published and its last user lets it go."""
+    store = VersionStore()
+    with pytest.raises(ValueError, match="no version is published"):
+        _ = store.newest
+    store.add(V0, "h0")
+    store.publish(V0, 100)
+    assert store.hold(V0) == "h0"
+    store.add(V1, "h1")
+    assert store.newest == V0  # made, but not published
+    assert V1 in store
+    store.publish(V1, 101)
+    assert (store.newest, store.handle(V1), store.bytes(V1)) == (V1, "h1", 101)
+    assert V0 in store
+    assert (store.handle(V0), store.bytes(V0)) == ("h0", 100)
+    store.release(V0)
+    assert V0 not in store
+    assert store.items() == [(V1, 1, 101, "h1")]
+
+
+def test_an_unused_version_goes_at_once() -> None:
+    """If nobody held it, the next publication lets it go; the newest stays by itself."""
+    store = VersionStore()
+    for number in range(3):
+        version = Version(number, 0)
+        store.add(version, number)
+        store.publish(version, 1)
+    assert store.items() == [(V2, 1, 1, 2)]
+
+
+def test_a_version_that_is_never_published() -> None:
+    """It can be let go like any other."""
+    store = VersionStore()
+    store.add(V0, "h0")
+    store.release(V0)
+    assert V0 not in store
+
+
+@given(st.lists(st.integers(0, 2), max_size=30))
+def test_versions_in_any_sequence(steps: list[int]) -> None:
+    """A version is there as long as it is the newest or somebody holds it."""
+    store, held, newest = VersionStore(), list[Version](), V0
+    store.add(V0, 0)
+    store.publish(V0, 1)
+    for step in steps:
+        if step == 0:
+            newest = Version(newest.number + 1, 0)
+            store.add(newest, newest.number)
+            store.publish(newest, 1)
+        elif step == 1:
+            store.hold(newest)
+            held.append(newest)
+        elif held:
+            store.release(held.pop(0))
+        assert {version for version, *_ in store.items()} == {newest, *held}
+
+
+def test_versions_through_a_checkpoint() -> None:
+    """Read back, users, bytes and the newest are as before, also of one not yet published."""
+    store, again = VersionStore(), VersionStore()
+    store.add(V0, "h0")
+    store.publish(V0, 100)
+    store.hold(V0)
+    store.add(V1, "h1")
+    store.publish(V1, 101)
+    store.add(V2, "h2")
+    rows = store.items()
+    assert rows == [(V0, 1, 100, "h0"), (V1, 1, 101, "h1"), (V2, 1, None, "h2")]
+    for version, users, size, handle in rows:
+        again.put(version, users, size, handle, newest=version == store.newest)
+    for one in (store, again):
+        one.publish(V2, 102)
+        one.release(V0)
+    assert again.items() == store.items() == [(V2, 1, 102, "h2")]
+
+
+# ---------------------------------------------------------------- ledger
+
+
+ENDS = st.sampled_from(["commit", *Outcome])
+
+
+@given(st.lists(ENDS), st.integers(0, 5))
+def test_nothing_is_lost_from_the_ledger(ends: list[str], open_ends: int) -> None:
+    """Dispatched is committed + rejected + superseded + lost + in flight, after any sequence."""
+    ledger = Ledger(dispatched=len(ends) + open_ends)
+    for end in ends:
+        if end == "commit":
+            ledger.committed += 1
+        elif end != Outcome.ACCEPTED:
+            ledger.settle(Outcome(end), f"because {end}", 0.5)
+    counts = [ledger.rejected, ledger.superseded, ledger.lost]
+    settled = [Outcome.REJECTED, Outcome.SUPERSEDED, Outcome.LOST]
+    assert counts == [ends.count(outcome) for outcome in settled]
+    assert ledger.in_flight == open_ends + ends.count(Outcome.ACCEPTED)
+    assert sum(ledger.reasons.values()) == sum(counts)
+    assert ledger.wasted_device_s == 0.5 * sum(counts)
+
+
+def test_ledger_by_hand() -> None:
+    """Means are over committed updates, bytes go both ways, reasons are counted."""
+    ledger = Ledger(dispatched=9, committed=4, staleness_sum=10, uplink_bytes=30, downlink_bytes=12)
+    ledger.settle(Outcome.REJECTED, "too_stale", 2.0)
+    ledger.settle(Outcome.REJECTED, "too_stale", 1.0)
+    ledger.settle(Outcome.LOST, "no_result", 0.25)
+    assert (ledger.mean_staleness, ledger.bytes, ledger.in_flight) == (2.5, 42, 2)
+    assert ledger.reasons == {"too_stale": 2, "no_result": 1}
+    assert ledger.wasted_device_s == 3.25
+    assert Ledger().mean_staleness == 0
+
+
+def test_ledger_through_a_checkpoint() -> None:
+    """What is written makes an equal ledger, and shares nothing with it."""
+    ledger = Ledger(dispatched=3, accuracies=[0.5], energy_j=0.1)
+    ledger.settle(Outcome.LOST, "no_result", 0.3)
+    again = Ledger(**through_json(ledger.dump()))
+    assert again == ledger
+    dump = ledger.dump()
+    dump["accuracies"].append(0.9)
+    assert ledger.accuracies == [0.5]
+    assert np.isclose(again.wasted_device_s, 0.3)

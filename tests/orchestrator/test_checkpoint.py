@@ -1,0 +1,150 @@
+"""A run that was cut anywhere goes on to the same end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import checkpoint
+from orchestrator.engine import Interrupted
+from policies.types import ExperimentError
+
+VARIETY = (
+    (),
+    ("method.aggregation.kind=fedasync",),
+    ("method.aggregation={kind: fedavg, clients_per_round: 3, over_selection: 1.4}",),
+    ("server.flops=2e4", "evaluate.every_versions=1"),
+    ("faults=[{fault: garbage, client: 2}, {fault: not-finite, client: 3}]",),
+    ("clock=virtual", "method.uplink.kind=dense", "method.concurrency=6"),
+)
+
+
+class Cut:
+    """Ends a run before event number `at`."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.seen = 0
+        self.busy = 0
+
+    def __call__(self, engine: Any) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            self.busy = len(engine.flights)
+            raise Interrupted
+
+
+def cut_and_resumed(experiment: Any, at: int, build: Any, ended: Any, folder: Path) -> Any:
+    """Run up to event `at`, save, and let a fresh engine with fresh actors go on."""
+    cut = Cut(at)
+    first = build(experiment, folder=folder / "log", between_events=cut)
+    first.begin()
+    with pytest.raises(Interrupted):
+        first.run()
+    checkpoint.save(first, folder / "checkpoint")
+    first.events.append("lost", time_s=0.0)  # what comes after a checkpoint must go
+    first.events.flush()
+    saved = checkpoint.load(folder / "checkpoint")
+    assert saved is not None
+    second = build(experiment, begin_s=saved.state["time_s"], folder=folder / "log")
+    second.events.truncate(saved.state["events_rows"])
+    checkpoint.restore(second, saved)
+    second.run()
+    return ended(second), cut.busy
+
+
+@pytest.mark.parametrize("changes", VARIETY, ids=lambda c: "+".join(c) or "plain")
+def test_same_digest_wherever_it_was_cut(
+    changes: tuple[str, ...], small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path
+) -> None:
+    """Cut at many events, with work in flight, and resumed: always the uncut run's digest."""
+    experiment = small(*changes)
+    count = Cut(10**9)
+    reference = ran(experiment, between_events=count)
+    busy = 0
+    for at in range(1, count.seen, max(count.seen // 9, 1)):
+        result, in_flight = cut_and_resumed(experiment, at, build, ended, tmp_path / str(at))
+        assert result.digest == reference.digest, f"cut before event {at} of {count.seen}"
+        assert result.rows == reference.rows
+        busy += in_flight
+    assert busy > 9, "the cuts met work in flight"
+
+
+def test_cut_after_a_rollback(small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path) -> None:
+    """Lineages, superseded updates and states taken back survive a checkpoint."""
+
+    class Back:
+        def __init__(self) -> None:
+            self.looks = 0
+
+        def __call__(self, engine: Any) -> None:
+            self.looks += 1
+            if self.looks == 40:
+                engine.rollback()
+
+    experiment = small("evaluate.every_versions=1")
+    reference = ran(experiment, between_events=Back())
+    assert reference.of("rolled_back")
+
+    class BackThenCut(Back):
+        def __call__(self, engine: Any) -> None:
+            super().__call__(engine)
+            if self.looks == 44:
+                raise Interrupted
+
+    first = build(experiment, folder=tmp_path / "log", between_events=BackThenCut())
+    first.begin()
+    with pytest.raises(Interrupted):
+        first.run()
+    checkpoint.save(first, tmp_path / "checkpoint")
+    saved = checkpoint.load(tmp_path / "checkpoint")
+    assert saved is not None
+    second = build(experiment, begin_s=saved.state["time_s"], folder=tmp_path / "log")
+    second.events.truncate(saved.state["events_rows"])
+    checkpoint.restore(second, saved)
+    second.run()
+    assert ended(second).digest == reference.digest
+
+
+def test_keeps_a_number_and_nothing_half_written(small: Any, build: Any, tmp_path: Path) -> None:
+    """Old checkpoints go, and what a crash left half written is not read."""
+    engine = build(small())
+    engine.begin()
+    folder = tmp_path / "checkpoint"
+    for _ in range(4):
+        newest = checkpoint.save(engine, folder, keep=2)
+    assert sorted(p.name for p in folder.iterdir()) == ["00000002", "00000003"]
+    (folder / "partial-4").mkdir()
+    (folder / "partial-4" / "state.json").write_text("{", encoding="utf-8")
+    saved = checkpoint.load(folder)
+    assert saved is not None
+    assert newest.name == "00000003"
+    assert checkpoint.save(engine, folder).name == "00000004"
+
+
+def test_nothing_in_it_is_pickled(small: Any, build: Any, tmp_path: Path) -> None:
+    """A checkpoint is one JSON file and one safetensors file."""
+    engine = build(small())
+    engine.begin()
+    target = checkpoint.save(engine, tmp_path)
+    assert sorted(p.name for p in target.iterdir()) == ["arrays.safetensors", "state.json"]
+    json.loads((target / "state.json").read_text(encoding="utf-8"))
+
+
+def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> None:
+    """A checkpoint of another format says so, and which version reads it."""
+    engine = build(small())
+    engine.begin()
+    target = checkpoint.save(engine, tmp_path)
+    state = json.loads((target / "state.json").read_text(encoding="utf-8"))
+    (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 1"):
+        checkpoint.load(tmp_path)
+
+
+def test_no_checkpoint_yet(tmp_path: Path) -> None:
+    """A folder without a checkpoint has none."""
+    assert checkpoint.load(tmp_path / "checkpoint") is None

@@ -1,0 +1,292 @@
+"""One digest, whatever the hosting, the workers and the faults; and how runs are reached."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets
+]
+
+RUN = [sys.executable, "-m", "orchestrator"]
+
+
+def on_ray(experiment: Any, out: Path, address: str, **more: Any) -> Any:
+    """Run on a given Ray; return the summary and the ops log."""
+    from orchestrator.request import Request
+    from orchestrator.run import run
+
+    summary = run(Request(experiment, out, address=address, **more), Console(file=io.StringIO()))
+    return summary, pq.read_table(out / "ops.parquet").to_pylist()
+
+
+@pytest.fixture
+def reference(small: Any, ran: Any) -> str:
+    """The digest of the small experiment in one process."""
+    return str(ran(small()).digest)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pooled(workers: int, small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+    """Actors that host many clients give the in-process digest, however many there are."""
+    summary, ops = on_ray(small("hosting=pooled"), tmp_path / "run", head.address, workers=workers)
+    assert summary.digest == reference
+    assert (summary.hosting, summary.client_actors) == ("pooled", workers)
+    assert len([row for row in ops if row["kind"] == "actor_started"]) == workers
+    assert summary.peak_pss_bytes > 10**8
+
+
+def test_dedicated(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+    """One actor a client gives the same digest."""
+    summary, ops = on_ray(small("hosting=dedicated"), tmp_path / "run", head.address)
+    assert summary.digest == reference
+    assert (summary.hosting, summary.client_actors) == ("dedicated", 6)
+    trained = {(row["client"], row["actor"]) for row in ops if row["kind"] == "trained"}
+    assert all(actor == f"client-{client}" for client, actor in trained)
+
+
+@pytest.mark.parametrize("hosting", ["pooled", "dedicated"])
+def test_crash(hosting: str, small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+    """An actor killed in mid-training is replaced, its updates sent again: the same digest."""
+    experiment = small(
+        f"hosting={hosting}", "faults=[{fault: crash, client: 1}, {fault: crash, client: 3}]"
+    )
+    summary, ops = on_ray(experiment, tmp_path / "run", head.address)
+    assert summary.digest == reference
+    lost = [row for row in ops if row["kind"] == "actor_lost"]
+    resent = {(row["client"], row["number"]) for row in ops if row["kind"] == "resent"}
+    assert len(lost) == 2, "both faults fired"
+    assert {(1, 0), (3, 0)} <= resent
+
+
+def test_hang(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+    """An actor that hangs past its deadline is killed and replaced: the same digest."""
+    experiment = small("hosting=dedicated", "faults=[{fault: hang, client: 2}]", "limits.train_s=2")
+    summary, ops = on_ray(experiment, tmp_path / "run", head.address)
+    assert summary.digest == reference
+    (deadline,) = [row for row in ops if row["kind"] == "deadline"]
+    assert (deadline["client"], deadline["number"]) == (2, 0)
+    (lost,) = [row for row in ops if row["kind"] == "actor_lost"]
+    assert lost["detail"].startswith("deadline")
+
+
+DEADLY = '''
+import os
+
+from policies.training import Sgd
+
+
+class Deadly(Sgd):
+    """Dies on one client's shard, whatever is done."""
+
+    kind: str = "deadly:Deadly"
+    size: int
+
+    def train(self, model, x, y, rng, after_step=None):
+        if len(y) == self.size:
+            os._exit(1)
+        return super().train(model, x, y, rng, after_step)
+'''
+
+
+def test_an_update_that_always_dies_is_lost(
+    small: Any, head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its last try an update is counted as lost, and the run goes on without it."""
+    from policies.types import stream
+
+    (tmp_path / "deadly.py").write_text(DEADLY, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    labels = small().data.load().y_train
+    parts = small().data.partition.split(labels, 6, stream(7, "partition"))
+    sizes = [len(part) for part in parts]
+    deadly = max(range(6), key=lambda c: (sizes.count(sizes[c]) == 1, sizes[c]))
+    experiment = small(
+        "hosting=pooled",
+        "limits.attempts=2",
+        "guards.quarantine.after=1",
+        f'method.training={{kind: "deadly:Deadly", size: {sizes[deadly]}}}',
+    )
+    summary, ops = on_ray(
+        experiment, tmp_path / "run", head.address, workers=1, paths=[str(tmp_path)]
+    )
+    assert summary.lost_updates == 1
+    assert summary.versions == 12
+    resent = [row for row in ops if row["kind"] == "resent" and row["client"] == deadly]
+    assert len(resent) >= 1
+    assert len([row for row in ops if row["kind"] == "actor_lost"]) >= 2
+    events = pq.read_table(tmp_path / "run" / "events.parquet").to_pylist()
+    (lost,) = [row for row in events if row["outcome"] == "lost"]
+    assert (lost["client"], lost["reason"]) == (deadly, "no_result")
+
+
+def test_an_error_in_training_is_told(small: Any, head: Any, tmp_path: Path) -> None:
+    """An exception in a client's training ends the run with what, where and for whom."""
+    from policies.types import RunError
+
+    experiment = small("hosting=pooled", "faults=[{fault: error, client: 0}]")
+    with pytest.raises(RunError, match=r"training failed for \(client, number\).*PlannedError"):
+        on_ray(experiment, tmp_path / "run", head.address)
+
+
+def test_a_fleet_that_does_not_fit_is_refused(small: Any, head: Any, tmp_path: Path) -> None:
+    """Nothing is started, and the numbers are told node by node."""
+    from policies.types import ExperimentError
+
+    experiment = small(
+        "hosting=dedicated",
+        "fleet.mix=[{profile: flagship-phone, resources: {num_cpus: 0.5, custom: {tpu: 1}}}]",
+    )
+    with pytest.raises(ExperimentError, match=r"6 of 6 client actors.*\n.*2 CPU, 0 tpu"):
+        on_ray(experiment, tmp_path / "run", head.address)
+
+
+def test_wall_clock(small: Any, head: Any, tmp_path: Path) -> None:
+    """A live run on Ray trains, commits and evaluates as events happen."""
+    summary, _ = on_ray(
+        small("hosting=pooled", "clock=wall", "wall.time_scale=5", "stop.versions=8"),
+        tmp_path / "run",
+        head.address,
+    )
+    assert summary.versions == 8
+    assert summary.updates == 24
+    events = pq.read_table(tmp_path / "run" / "events.parquet").to_pylist()
+    times = [row["time_s"] for row in events]
+    assert times == sorted(times)
+
+
+# ------------------------------------------------------------ the command
+
+
+def write(small: Any, folder: Path, *changes: str) -> Path:
+    """Write the small experiment as a file."""
+    from orchestrator.document import to_yaml
+
+    file = folder / "small.yaml"
+    file.write_text(to_yaml(small(*changes)), encoding="utf-8")
+    return file
+
+
+def summary_of(out: Path) -> dict[str, Any]:
+    """Read a run's summary."""
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def command(*words: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
+    return subprocess.Popen(
+        [*RUN, *words],
+        cwd=cwd,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_until(condition: Any, process: subprocess.Popen[str], deadline_s: float = 90.0) -> None:
+    """Wait for a condition while a process lives."""
+    pause = threading.Event()
+    for _ in range(int(deadline_s / 0.05)):
+        if condition():
+            return
+        if process.poll() is not None:
+            pytest.fail(f"it ended early:\n{process.communicate()[0]}")
+        pause.wait(0.05)
+    process.kill()
+    pytest.fail(f"waited in vain:\n{process.communicate()[0]}")
+
+
+def test_kill_9_and_resume(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
+    """A run killed with -9 at a random point and resumed ends with the uncut run's digest."""
+    longer = ("stop.versions=150", "hosting=pooled", "checkpoint.every_s=0.2")
+    reference = ran(small(*longer)).digest
+    file, out = write(small, tmp_path, *longer), tmp_path / "run"
+    rng = random.Random(os.urandom(8))  # where it is killed must not matter
+    first = command("run", str(file), "--out", str(out), "--address", head.address, cwd=tmp_path)
+    wanted = rng.randint(1, 4)
+    wait_until(lambda: len(list((out / "checkpoint").glob("0*"))) >= min(wanted, 2), first)
+    threading.Event().wait(rng.random() * 0.5)
+    if first.poll() is None:
+        first.kill()
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL, "it was killed in mid-run"
+    assert not (out / "summary.json").exists()
+    again = command("run", "--resume", str(out), "--address", head.address, cwd=tmp_path,
+                    PYTHONHASHSEED="12345")  # fmt: skip
+    text, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, text
+    assert "resumed from version" in text
+    assert summary_of(out)["digest"] == reference
+
+
+def test_control_from_another_terminal(small: Any, head: Any, tmp_path: Path) -> None:
+    """status, pause, resume and stop reach a run; a pause does not change it."""
+    file, out = (
+        write(small, tmp_path, "stop.versions=100000", "hosting=pooled"),
+        tmp_path / "steered",
+    )
+    process = command("run", str(file), "--out", str(out), "--address", head.address, cwd=tmp_path)
+    try:
+        wait_until((out / "events.parts").exists, process)
+
+        def tell(word: str) -> str:
+            done = subprocess.run(
+                [*RUN, word, "steered", "--address", head.address],
+                cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            return done.stdout + done.stderr
+
+        wait_until(lambda: "in flight" in tell("status"), process)
+        assert "pause is posted" in tell("pause")
+        wait_until(lambda: "paused" in tell("status"), process)
+        held = tell("status")
+        assert tell("status") == held
+        tell("resume")
+        wait_until(lambda: "paused" not in tell("status"), process)
+        tell("stop")
+        text, _ = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 0, text
+    assert summary_of(out)["stopped_by"] == "control"
+    assert "no run steered is going on" in tell("status")
+
+
+def test_ray_job(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
+    """As the entrypoint of `ray job submit`, with token authentication: the same digest."""
+    file = write(small, tmp_path, "hosting=pooled")
+    ray = str(Path(sys.executable).with_name("ray"))
+
+    def submit(out: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                ray, "job", "submit", "--address", head.dashboard, "--working-dir", str(tmp_path),
+                "--", sys.executable, "-m", "orchestrator", "run", file.name, "--out", out,
+                "--set", "tracking.uri=sqlite:////tmp/unused.db",
+            ],
+            capture_output=True, text=True, timeout=180, check=False, env={**os.environ},
+        )  # fmt: skip
+
+    out = tmp_path.parent / f"{tmp_path.name}-job"
+    done = submit(str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary_of(out)["digest"] == ran(small()).digest
+    refused = submit("here")
+    assert refused.returncode != 0
+    assert "--out and --resume must be absolute" in refused.stdout + refused.stderr

@@ -1,0 +1,344 @@
+"""Do updates become the next version as the sources say?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from policies.aggregation import (
+    Aggregation,
+    AggregationPolicy,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    Pacing,
+    mean_buffers,
+)
+from policies.staleness import Hinge, Polynomial
+from policies.types import Address, Arrays, PayloadKind, Vector, Version
+from policies.update import Content, Contribution, Dense, Sparse, Update
+
+ADAPTER: TypeAdapter[AggregationPolicy] = TypeAdapter(Aggregation)
+MEMBERS = get_args(get_args(Aggregation)[0])
+SAMPLES: dict[type[AggregationPolicy], list[AggregationPolicy]] = {
+    FedAsync: [FedAsync(), FedAsync(rate=1), FedAsync(form="mix", rate=0.25)],
+    FedBuff: [FedBuff(), FedBuff(size=1, rate=2)],
+    FedAvg: [FedAvg(), FedAvg(clients_per_round=3, over_selection=1.5, deadline_s=60)],
+}
+EVERY_SAMPLE = [sample for samples in SAMPLES.values() for sample in samples]
+EVERY_KIND = [(sample, kind) for sample in EVERY_SAMPLE for kind in sorted(sample.takes())]
+
+
+def vector(*values: float) -> Vector:
+    return np.array(values, dtype=np.float32)
+
+
+def contribution(
+    content: Content | Sequence[float],
+    *,
+    weight: float = 1.0,
+    examples: int = 1,
+    kind: PayloadKind = "delta",
+    buffers: Sequence[float] = (),
+) -> Contribution:
+    if not isinstance(content, Dense | Sparse):
+        content = Dense(vector(*content))
+    update = Update(
+        Address(0, 0), Version(0, 0), kind, content, vector(*buffers), examples, loss=0.5
+    )
+    return Contribution(update, staleness=0, weight=weight)
+
+
+def after(policy: AggregationPolicy, model: Vector, batch: Sequence[Contribution]) -> Vector:
+    """Return the next version; `model` stays."""
+    moved = model.copy()
+    policy.apply(moved, policy.start(model.size), batch)
+    return moved
+
+
+def some_batch(kind: PayloadKind, seed: int = 0) -> list[Contribution]:
+    rng = np.random.default_rng(seed)
+    return [
+        contribution(
+            Dense(rng.standard_normal(6, dtype=np.float32)),
+            weight=float(rng.uniform(0.2, 1)),
+            examples=int(rng.integers(1, 9)),
+            kind=kind,
+            buffers=rng.standard_normal(2).tolist(),
+        )
+        for _ in range(3)
+    ]
+
+
+# ---------------------------------------------------------------- what every member must do
+
+
+def test_every_member_has_a_sample() -> None:
+    """A new member of the family cannot escape the contract below."""
+    assert set(MEMBERS) == set(SAMPLES)
+
+
+@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+def test_contract_of_settings(policy: AggregationPolicy) -> None:
+    """It takes known kinds, paces by at least one update, costs work, and is written back."""
+    assert policy.takes()
+    assert policy.takes() <= set(get_args(PayloadKind))
+    assert policy.pacing().size >= 1
+    assert policy.flops(1000) >= 1000
+    assert ADAPTER.validate_json(ADAPTER.dump_json(policy)) == policy
+
+
+@pytest.mark.parametrize(("policy", "kind"), EVERY_KIND, ids=repr)
+def test_contract_of_values(policy: AggregationPolicy, kind: PayloadKind) -> None:
+    """Updates and memory go in as values and stay as they are; equal ones give equal bits."""
+    model = np.linspace(-1, 1, 6, dtype=np.float32)
+    batch, untouched = some_batch(kind), some_batch(kind)
+    memory: Arrays = policy.start(6)
+    kept = {name: array.copy() for name, array in memory.items()}
+    moved, again = model.copy(), model.copy()
+    policy.apply(moved, memory, batch)
+    policy.apply(again, kept, untouched)
+    assert moved.tobytes() == again.tobytes()
+    assert moved.tobytes() != model.tobytes()
+    assert memory.keys() == kept.keys()
+    for name, array in kept.items():
+        np.testing.assert_array_equal(memory[name], array)
+    for one, other in zip(batch, untouched, strict=True):
+        np.testing.assert_array_equal(one.update.content.values, other.update.content.values)
+        np.testing.assert_array_equal(one.update.buffers, other.update.buffers)
+
+
+@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+def test_foreign_memory_is_not_touched(policy: AggregationPolicy) -> None:
+    """Whatever memory it is given, it changes none of it in place."""
+    memory: Arrays = {"momentum": vector(1, 2)}
+    (kind, *_) = policy.takes()
+    policy.apply(np.zeros(6, dtype=np.float32), memory, some_batch(kind))
+    np.testing.assert_array_equal(memory["momentum"], [1, 2])
+    assert list(memory) == ["momentum"]
+
+
+@pytest.mark.parametrize("policy", [p for p, k in EVERY_KIND if k == "delta"], ids=repr)
+def test_nothing_new_changes_nothing(policy: AggregationPolicy) -> None:
+    """Deltas of zero leave the model bit for bit."""
+    model = np.linspace(-1, 1, 6, dtype=np.float32)
+    assert after(policy, model, [contribution([0.0] * 6)]).tobytes() == model.tobytes()
+
+
+@pytest.mark.parametrize(("policy", "kind"), EVERY_KIND, ids=repr)
+def test_buffers_move_at_most_all_the_way(policy: AggregationPolicy, kind: PayloadKind) -> None:
+    """The rate for normalisation buffers lies in [0, 1]."""
+    assert 0 <= policy.buffer_rate(some_batch(kind)) <= 1
+
+
+@pytest.mark.parametrize(("policy", "kind"), EVERY_KIND, ids=repr)
+@given(
+    st.lists(
+        st.tuples(
+            st.dictionaries(st.integers(0, 11), st.floats(-8, 8, width=32)),
+            st.floats(0.125, 1),
+            st.integers(0, 9),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_dense_and_sparse_give_the_same(
+    policy: AggregationPolicy,
+    kind: PayloadKind,
+    drawn: list[tuple[dict[int, float], float, int]],
+) -> None:
+    """An update counts the same whether its zeros are sent or left out."""
+    sparse, dense = [], []
+    for numbers, weight, examples in drawn:
+        positions = np.array(sorted(numbers), dtype=np.int64)
+        content = Sparse(positions, vector(*(numbers[p] for p in sorted(numbers))))
+        for batch, form in ((sparse, content), (dense, Dense(content.densify(12)))):
+            batch.append(contribution(form, weight=weight, examples=examples, kind=kind))
+    model = np.linspace(-2, 2, 12, dtype=np.float32)
+    np.testing.assert_array_equal(after(policy, model, sparse), after(policy, model, dense))
+
+
+# ---------------------------------------------------------------- FedAsync by hand
+
+
+def test_fedasync_delta() -> None:
+    """0.6 x 0.5 = 0.3 of the delta (1, -2) takes (1, 2) to (1.3, 1.4)."""
+    moved = after(FedAsync(rate=0.6), vector(1, 2), [contribution([1, -2], weight=0.5)])
+    np.testing.assert_allclose(moved, [1.3, 1.4], rtol=1e-6)
+
+
+def test_fedasync_mix() -> None:
+    """0.3 of the way from (1, 2) to (3, -4) is (1.6, 0.2)."""
+    moved = after(
+        FedAsync(form="mix", rate=0.6),
+        vector(1, 2),
+        [contribution([3, -4], weight=0.5, kind="weights")],
+    )
+    np.testing.assert_allclose(moved, [1.6, 0.2], rtol=1e-6)
+
+
+def test_fedasync_rate_is_not_cumulative() -> None:
+    """Three updates of 1 at rate 0.5 and s = 0.5 give 3 x 0.25, in one call or in three."""
+    policy, update = FedAsync(rate=0.5), contribution([1], weight=0.5)
+    assert after(policy, vector(0), [update] * 3) == 0.75
+    one_by_one = vector(0)
+    for _ in range(3):
+        policy.apply(one_by_one, {}, [update])
+    assert one_by_one == 0.75
+
+
+def test_fedasync_under_a_hinge() -> None:
+    """At staleness 6 the default hinge weighs 1/21, so rate 0.21 moves by a hundredth."""
+    late = contribution([1], weight=Hinge().weight(6))
+    np.testing.assert_allclose(after(FedAsync(rate=0.21), vector(0), [late]), 0.01, rtol=1e-6)
+
+
+def test_fedasync_moves_buffers_as_far_as_weights() -> None:
+    """Rate 0.6 at s = 0.5 moves buffers by 0.3, by the newest update of the batch."""
+    batch = [contribution([1], weight=1), contribution([1], weight=0.5)]
+    assert FedAsync(rate=0.6).buffer_rate(batch) == pytest.approx(0.3)
+    assert FedBuff().buffer_rate(batch) == FedAvg().buffer_rate(batch) == 1
+
+
+# ---------------------------------------------------------------- FedBuff by hand
+
+
+def test_fedbuff() -> None:
+    """2 / 4 x (1 x 1 + 0.5 x 2 + 0.25 x 3 + 0 x 4) = 1.375: divided once, and late ones less."""
+    batch = [
+        contribution([delta], weight=weight)
+        for delta, weight in ((1, 1), (2, 0.5), (3, 0.25), (4, 0))
+    ]
+    assert after(FedBuff(size=4, rate=2), vector(10), batch) == 11.375
+
+
+def test_fedbuff_with_its_staleness() -> None:
+    """Staleness 0 and 3 under (1 + d)^-1/2: (1 x 2 + 1/2 x 4) / 2 = 2; examples do not count."""
+    s = Polynomial()
+    batch = [
+        contribution([2], weight=s.weight(0), examples=100),
+        contribution([4], weight=s.weight(3), examples=1),
+    ]
+    assert after(FedBuff(size=2), vector(0), batch) == 2
+
+
+# ---------------------------------------------------------------- FedAvg by hand
+
+
+def test_fedavg_deltas() -> None:
+    """1 and 3 examples weigh 1/4 and 3/4: (0, 8) + 1/4 (4, 0) + 3/4 (0, -4) = (1, 5)."""
+    batch = [contribution([4, 0], examples=1), contribution([0, -4], examples=3)]
+    np.testing.assert_array_equal(after(FedAvg(), vector(0, 8), batch), [1, 5])
+
+
+def test_fedavg_weights() -> None:
+    """Whole weights are averaged and nothing stays of the old model: 1/4 x 4 + 3/4 x 8 = 7."""
+    batch = [
+        contribution([4], examples=1, kind="weights"),
+        contribution([8], examples=3, kind="weights"),
+    ]
+    assert after(FedAvg(), vector(100), batch) == 7
+
+
+def test_fedavg_weighs_lateness_too() -> None:
+    """2 examples at s = 0.5 weigh as much as 1 at s = 1: the mean of 2 and 4 is 3."""
+    batch = [contribution([2], examples=2, weight=0.5), contribution([4], examples=1)]
+    assert after(FedAvg(), vector(0), batch) == 3
+
+
+@pytest.mark.parametrize("kind", ["delta", "weights"])
+def test_fedavg_without_examples(kind: PayloadKind) -> None:
+    """If nobody reports an example, the mean is plain."""
+    batch = [contribution([v], examples=0, kind=kind) for v in (2, 4)]
+    assert after(FedAvg(), vector(0), batch) == 3
+
+
+# ---------------------------------------------------------------- buffers, pacing, kinds
+
+
+def test_mean_buffers() -> None:
+    """1 x 1 and 3 x 0.5 weigh 0.4 and 0.6: the mean of (10, -5) and (20, 5) is (16, 1)."""
+    batch = [
+        contribution([0], examples=1, weight=1, buffers=(10, -5)),
+        contribution([0], examples=3, weight=0.5, buffers=(20, 5)),
+    ]
+    mean = mean_buffers(batch)
+    np.testing.assert_allclose(mean, [16, 1], rtol=1e-6)
+    assert mean.dtype == np.float32
+
+
+@pytest.mark.parametrize(("examples", "weight"), [(0, 1.0), (5, 0.0), (-3, 1.0)])
+def test_mean_buffers_without_weights(examples: int, weight: float) -> None:
+    """If nothing weighs anything, the mean is plain."""
+    batch = [
+        contribution([0], examples=examples, weight=weight, buffers=[value]) for value in (1, 4)
+    ]
+    assert mean_buffers(batch) == 2.5
+
+
+def test_mean_buffers_of_fewer_than_no_examples() -> None:
+    """A negative count weighs nothing, not against the others."""
+    batch = [contribution([0], examples=n, buffers=[v]) for n, v in ((-3, 1), (4, 7))]
+    assert mean_buffers(batch) == 7
+
+
+def test_mean_buffers_is_summed_in_float64() -> None:
+    """Sixteen ones beside -2^27 and 2^27 are not rounded away: 16 / 18."""
+    values = [2.0**27, *[1.0] * 16, -(2.0**27)]
+    batch = [contribution([0], buffers=[value]) for value in values]
+    np.testing.assert_allclose(mean_buffers(batch), 16 / 18, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("policy", "pacing"),
+    [
+        (FedAsync(), Pacing(1)),
+        (FedBuff(size=7), Pacing(7)),
+        (FedAvg(clients_per_round=10), Pacing(10, cohort=10)),
+        (FedAvg(clients_per_round=10, over_selection=1.25), Pacing(10, cohort=13)),
+        (FedAvg(clients_per_round=50, over_selection=1.1), Pacing(50, cohort=55)),
+        (FedAvg(clients_per_round=3, deadline_s=9), Pacing(3, cohort=3, deadline_s=9)),
+    ],
+    ids=repr,
+)
+def test_pacing(policy: AggregationPolicy, pacing: Pacing) -> None:
+    """A round asks clients x over-selection, rounded up but not by a rounding error."""
+    assert policy.pacing() == pacing
+
+
+@pytest.mark.parametrize(
+    ("policy", "takes"),
+    [
+        (FedAsync(), {"delta"}),
+        (FedAsync(form="mix"), {"weights"}),
+        (FedBuff(), {"delta"}),
+        (FedAvg(), {"delta", "weights"}),
+    ],
+    ids=repr,
+)
+def test_takes(policy: AggregationPolicy, takes: set[str]) -> None:
+    """Mixing needs whole weights, stepping needs differences, a mean takes either."""
+    assert policy.takes() == takes
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"kind": "fedasync", "rate": 0}, "greater than 0"),
+        ({"kind": "fedasync", "rate": 1.1}, "less than or equal to 1"),
+        ({"kind": "fedbuff", "size": 0}, "greater than 0"),
+        ({"kind": "fedavg", "over_selection": 0.9}, "greater than or equal to 1"),
+        ({"kind": "fedavg", "deadline_s": 0}, "greater than 0"),
+    ],
+)
+def test_refused(settings: dict[str, object], complaint: str) -> None:
+    """Settings that cannot make a version are mistakes."""
+    with pytest.raises(ValidationError, match=complaint):
+        ADAPTER.validate_python(settings)

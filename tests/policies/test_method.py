@@ -1,0 +1,156 @@
+"""Is what cannot work together refused, with the way out?"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from policies.aggregation import AggregationPolicy, FedAsync, FedAvg, FedBuff
+from policies.correction import NoCorrection
+from policies.method import Method, misfits
+from policies.selection import Uniform
+from policies.sparsity import DenseDownlink, DenseUplink, TopK, UplinkPolicy
+from policies.staleness import Polynomial
+from policies.training import Sgd
+from policies.types import Address, PayloadKind, Version
+from policies.update import Contribution, Dense, Update
+
+DELTA, WEIGHTS = DenseUplink(), DenseUplink(content="weights")
+STEP, MIX = FedAsync(), FedAsync(form="mix")
+
+
+class Majority(FedBuff):
+    """Somebody's own method, which counts votes."""
+
+    kind: Literal["majority"] = "majority"  # type: ignore[assignment]
+
+    def takes(self) -> frozenset[PayloadKind]:
+        return frozenset({"votes"})
+
+
+@pytest.mark.parametrize(
+    ("uplink", "aggregation"),
+    [
+        (DELTA, STEP),
+        (DELTA, FedBuff()),
+        (DELTA, FedAvg()),
+        (WEIGHTS, MIX),
+        (WEIGHTS, FedAvg()),
+        (TopK(), STEP),
+        (TopK(), FedBuff()),
+        (TopK(), FedAvg()),
+    ],
+    ids=repr,
+)
+def test_fits(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> None:
+    """What aggregates the kind that is sent is not complained about."""
+    assert list(misfits(uplink, aggregation)) == []
+
+
+@pytest.mark.parametrize(
+    ("uplink", "aggregation", "message"),
+    [
+        (
+            WEIGHTS,
+            STEP,
+            (
+                "fedasync aggregates delta, but the uplink dense sends weights. "
+                "Set method.uplink.content to delta."
+            ),
+        ),
+        (
+            WEIGHTS,
+            FedBuff(),
+            (
+                "fedbuff aggregates delta, but the uplink dense sends weights. "
+                "Set method.uplink.content to delta."
+            ),
+        ),
+        (
+            DELTA,
+            MIX,
+            (
+                "fedasync aggregates weights, but the uplink dense sends delta. "
+                "Set method.uplink.content to weights."
+            ),
+        ),
+        (
+            TopK(),
+            MIX,
+            (
+                "fedasync aggregates weights, but the uplink top-k sends delta. "
+                "Set method.aggregation.form to delta, or method.uplink to dense weights."
+            ),
+        ),
+        (
+            TopK(),
+            Majority(),
+            (
+                "majority aggregates votes, but the uplink top-k sends delta. "
+                "Choose another uplink or another aggregation."
+            ),
+        ),
+    ],
+    ids=repr,
+)
+def test_misfits(uplink: UplinkPolicy, aggregation: AggregationPolicy, message: str) -> None:
+    """A combination whose kinds differ is refused once, with what to change."""
+    assert list(misfits(uplink, aggregation)) == [message]
+
+
+def test_defaults() -> None:
+    """A method of which nothing is said is dense FedBuff on plain SGD, four clients at a time."""
+    method = Method.model_validate({})
+    assert method == Method(
+        concurrency=4,
+        selection=Uniform(),
+        training=Sgd(),
+        uplink=DELTA,
+        downlink=DenseDownlink(),
+        staleness=Polynomial(),
+        correction=NoCorrection(),
+        aggregation=FedBuff(),
+    )
+    assert list(misfits(method.uplink, method.aggregation)) == []
+
+
+def test_written_back() -> None:
+    """What is written of a method, members and all, makes an equal one."""
+    method = Method.model_validate(
+        {
+            "concurrency": 9,
+            "uplink": {"kind": "top-k", "density": 0.2},
+            "aggregation": {"kind": "fedasync", "form": "mix"},
+            "staleness": {"kind": "hinge", "slope": 3},
+        }
+    )
+    assert Method.model_validate_json(method.model_dump_json()) == method
+    assert (method.uplink, method.aggregation) == (TopK(density=0.2), MIX)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"aggregation": {"kind": "fedbuf"}}, "'fedasync', 'fedbuff', 'fedavg'"),
+        ({"concurrency": 0}, "greater than 0"),
+        ({"agregation": {}}, "Extra inputs are not permitted"),
+        ({"uplink": {"kind": "dense", "content": "votes"}}, "'delta' or 'weights'"),
+    ],
+)
+def test_refused(settings: dict[str, object], complaint: str) -> None:
+    """A wrong name or value is told with what is known."""
+    with pytest.raises(ValidationError, match=re.escape(complaint)):
+        Method.model_validate(settings)
+
+
+def test_no_correction() -> None:
+    """The baseline returns the very updates it was given, and costs the server nothing."""
+    one = np.ones(1, dtype=np.float32)
+    update = Update(Address(0, 0), Version(0, 0), "delta", Dense(one), one[:0], 1, 0.0)
+    batch = [Contribution(update, 3, 0.5)]
+    assert NoCorrection().correct(batch, one) is batch
+    assert NoCorrection().flops(3) == 0
