@@ -382,7 +382,9 @@ class ParameterServer:
 
     async def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot; see `Server.restore`."""
-        self._server.restore(snapshot)
+        async with self._turn:
+            self._server.restore(snapshot)
+            self._turn.notify_all()
 
     async def _in_turn(self, expected: Version, act: Callable[[], T]) -> T:
         async with self._turn:

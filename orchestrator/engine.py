@@ -467,6 +467,10 @@ class Engine:
             return Verdict(Outcome.SUPERSEDED, Reason.OLD_LINEAGE)
         if not finished.admission.verdict.accepted:
             return finished.admission.verdict
+        examples = int(self.plan.examples[flight.address.client])
+        if finished.admission.examples > examples:
+            detail = f"it claims {finished.admission.examples} examples of {examples}"
+            return rejected(Reason.WRONG_EXAMPLES, detail)
         staleness = self.head.number - flight.base.number
         if self._pacing.cohort is not None and (staleness or not self.round.open):
             return rejected(Reason.ROUND_CLOSED)

@@ -38,7 +38,7 @@ def misfits(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> Iterator[st
     if uplink.sends() not in aggregation.takes():
         takes = " or ".join(sorted(aggregation.takes()))
         way_out = "Choose another uplink or another aggregation."
-        if isinstance(uplink, DenseUplink):
+        if isinstance(uplink, DenseUplink) and aggregation.takes() & {"delta", "weights"}:
             way_out = f"Set method.uplink.content to {takes}."
         elif aggregation.kind == "fedasync":
             way_out = "Set method.aggregation.form to delta, or method.uplink to dense weights."

@@ -49,12 +49,12 @@ class Uniform(SelectionPolicy):
         if 4 * clients.idle < clients.size or 2 * count > clients.idle:
             everyone = [c for c in range(clients.size) if clients.is_idle(c)]
             return [int(c) for c in rng.choice(everyone, count, replace=False)] if count else []
-        chosen: list[int] = []
+        chosen: dict[int, None] = {}
         while len(chosen) < count:
             client = int(rng.integers(clients.size))
-            if clients.is_idle(client) and client not in chosen:
-                chosen.append(client)
-        return chosen
+            if clients.is_idle(client):
+                chosen[client] = None
+        return list(chosen)
 
 
 Selection = Annotated[Uniform, WrapValidator(open_union(SelectionPolicy)), SerializeAsAny()]

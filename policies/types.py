@@ -77,6 +77,7 @@ class Reason(StrEnum):
     WRONG_ADDRESS = "wrong_address"
     WRONG_VERSION = "wrong_version"
     NOT_FINITE = "not_finite"
+    WRONG_EXAMPLES = "wrong_examples"
     DUPLICATE = "duplicate"
     TOO_STALE = "too_stale"
     ROUND_CLOSED = "round_closed"
@@ -95,6 +96,7 @@ HOSTILE_REASONS: Final = frozenset(
         Reason.WRONG_ADDRESS,
         Reason.WRONG_VERSION,
         Reason.NOT_FINITE,
+        Reason.WRONG_EXAMPLES,
         Reason.DUPLICATE,
         Reason.NO_RESULT,
     }

@@ -85,7 +85,8 @@ def encode(header: Header, content: Content, buffers: Vector, schema: ModelSchem
     """
     numbers = [*header.address, *header.base, header.examples]
     head = bytearray(_leb128(numbers))
-    head += struct.pack("<f", header.loss)
+    with np.errstate(over="ignore"):  # beyond float32 it is infinite, and refused as such
+        head += np.asarray(header.loss).astype("<f4").tobytes()
     pieces: list[Buffer] = []
     layout = _DENSE
     if isinstance(content, Sparse):
