@@ -460,18 +460,22 @@ class Engine:
         self._select()
 
     def _verdict(self, flight: Flight, finished: Finished) -> Verdict:
-        """Judge an update in the order of the run; the server has judged it by itself."""
-        if finished.admission is None:
+        """Judge an update: what the server found by itself, then its place in the run."""
+        admission = finished.admission
+        if admission is None:
             return Verdict(Outcome.LOST, Reason.NO_RESULT, finished.lost)
         if flight.base.lineage != self.head.lineage:
             return Verdict(Outcome.SUPERSEDED, Reason.OLD_LINEAGE)
-        if not finished.admission.verdict.accepted:
-            return finished.admission.verdict
+        if not admission.verdict.accepted:
+            return admission.verdict
         examples = int(self.plan.examples[flight.address.client])
-        if finished.admission.examples > examples:
-            detail = f"it claims {finished.admission.examples} examples of {examples}"
+        if admission.examples > examples:
+            detail = f"it claims {admission.examples} examples of {examples}"
             return rejected(Reason.WRONG_EXAMPLES, detail)
-        staleness = self.head.number - flight.base.number
+        return self._timely(self.head.number - flight.base.number)
+
+    def _timely(self, staleness: int) -> Verdict:
+        """Judge how late an update is."""
         if self._pacing.cohort is not None and (staleness or not self.round.open):
             return rejected(Reason.ROUND_CLOSED)
         if not self.plan.method.staleness.accepts(staleness):
