@@ -47,18 +47,21 @@ def show(summary: Summary, folder: Path, experiment: Experiment, console: Consol
     ):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if experiment.tracking.enabled:
-        console.print(
-            f"MLflow   {mlflow_command(experiment)}", highlight=False, markup=False, soft_wrap=True
-        )
+        for text in mlflow_lines(experiment):
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def mlflow_command(experiment: Experiment) -> str:
-    """Return what opens the MLflow UI on this run: a command, or the server's address."""
+def mlflow_lines(experiment: Experiment) -> list[str]:
+    """Return how to open the MLflow UI on this run: a server's address, or a command first."""
     uri = experiment.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    page = "#/experiments?workflowType=machine_learning"
     if uri is not None and not uri.startswith("sqlite:"):
-        return uri
+        return [f"MLflow   {uri.rstrip('/')}/{page}"]
     mlflow = Path(sys.executable).with_name("mlflow")
     with suppress(ValueError):
         mlflow = mlflow.relative_to(Path.cwd())
-    uri = uri or "sqlite:///mlflow.db"
-    return f"{shlex.quote(str(mlflow))} ui --backend-store-uri {shlex.quote(uri)}"
+    store = shlex.quote(uri or "sqlite:///mlflow.db")
+    return [
+        f"MLflow   {shlex.quote(str(mlflow))} ui --backend-store-uri {store}",
+        f"         then open http://127.0.0.1:5000/{page}",
+    ]
