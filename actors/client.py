@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from actors import faults
-from actors.identity import Identity, identify, join_paths, pss_bytes
+from actors.identity import Identity, identify, join_paths
 from actors.work import Assignment, GroupReceipt, Shards, Work
 from policies.training.flat_torch import FlatModel
 from policies.types import Buffer, stream, stream_seed
@@ -176,10 +176,6 @@ class ClientActor:
     def identity(self) -> Identity:
         """Say who and where this process is."""
         return identify()
-
-    def pss_bytes(self) -> int:
-        """Return this process's memory."""
-        return pss_bytes()
 
     def train(
         self,

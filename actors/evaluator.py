@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from actors.identity import Identity, identify, join_paths, pss_bytes
+from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Evaluation, evaluate
 from actors.server import model_message
 from actors.work import Work
@@ -59,10 +59,6 @@ class EvaluatorActor:
     def identity(self) -> Identity:
         """Say who and where this process is."""
         return identify()
-
-    def pss_bytes(self) -> int:
-        """Return this process's memory."""
-        return pss_bytes()
 
     def initial(self) -> tuple[ModelSchema, Buffer]:
         """Return the first version; see `Evaluator.initial`."""

@@ -1,8 +1,9 @@
 """How does the server take updates and make versions?
 
 `Server` is the plain class: `admit` checks a payload the moment it exists, in any order; `commit`
-turns admitted updates into the next version, in the order it is given. Repeating either with the
-same arguments changes nothing and gives the same answer. `ParameterServer` is its remote shell.
+turns admitted updates into the next version, in the order it is given. Repeating an `admit` before
+its update is committed, or the last `commit`, changes nothing and gives the same answer.
+`ParameterServer` is its remote shell.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import xxhash
 
-from actors.identity import Identity, identify, join_paths, pss_bytes
+from actors.identity import Identity, identify, join_paths
 from actors.work import Assignment, GroupReceipt, Work
 from policies.aggregation import mean_buffers
 from policies.types import (
@@ -344,10 +345,6 @@ class ParameterServer:
     async def identity(self) -> Identity:
         """Say who and where this process is."""
         return identify()
-
-    async def pss_bytes(self) -> int:
-        """Return this process's memory."""
-        return pss_bytes()
 
     async def admit(
         self, group: Sequence[Assignment], receipt: GroupReceipt, payloads: Buffer

@@ -245,6 +245,8 @@ class VersionStore:
 
     def publish(self, version: Version, size: int) -> None:
         """Make a version of `size` bytes the newest; the one before goes once nobody uses it."""
+        if self._newest is not None and version <= self._newest:
+            raise ValueError(f"{version} cannot follow {self._newest}")
         self._bytes[version] = size
         before, self._newest = self._newest, version
         if before is not None:

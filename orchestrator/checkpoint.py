@@ -55,14 +55,19 @@ class Saved:
 
 @dataclass(slots=True)
 class _Blobs:
-    """Collects buffers under names; the same buffer gets one name."""
+    """Collects buffers under names; the same bytes of the same buffer get one name."""
 
     runtime: Runtime
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    names: dict[tuple[int, int, int], str] = field(default_factory=dict)
 
     def save(self, name: str, what: Handle | Place) -> str:
-        self.arrays[name] = np.array(self.runtime.fetch(what))
-        return name
+        place = what if isinstance(what, Place) else Place(what, 0, 0)
+        key = (id(place.handle), place.start, place.stop)
+        if key not in self.names:
+            self.names[key] = name
+            self.arrays[name] = np.array(self.runtime.fetch(what))
+        return self.names[key]
 
 
 def save(
@@ -147,6 +152,7 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
     for name, array in server.memory.items():
         blobs.arrays[f"server/memory/{name}"] = array
     newest = engine.versions.newest
+    last = engine.last_evaluation
     return {
         "time_s": engine.clock.now_s(),
         "queue": engine.queue.dump(),
@@ -162,7 +168,7 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "points": engine.points,
         "stopped": asdict(engine.stopped) if engine.stopped else None,
         "best": engine.best,
-        "evaluated": [(v, asdict(e)) for v, e in engine.evaluated.items()],
+        "last_evaluation": [last[0], asdict(last[1])] if last else None,
         "evaluations": list(engine.evaluations),
         "receipts": [(v, _receipt(p.result())) for v, p in engine.receipts.items()],
         "last_number": sorted(server.last_number.items()),
@@ -228,10 +234,10 @@ class _Reader:
         engine.stopped = StopReason(**state["stopped"]) if state["stopped"] else None
         self._versions()
         self._states()
-        engine.evaluated = {
-            Version(*v): Evaluation(**e | {k: tuple(e[k]) for k in ("recall", "support")})
-            for v, e in state["evaluated"]
-        }
+        if state["last_evaluation"]:
+            version, found = state["last_evaluation"]
+            found |= {name: tuple(found[name]) for name in ("recall", "support")}
+            engine.last_evaluation = (Version(*version), Evaluation(**found))
         best = state["best"]
         engine.best = (best[0], Version(*best[1])) if best else None
         engine.receipts = {Version(*v): Ready(_read_receipt(r)) for v, r in state["receipts"]}

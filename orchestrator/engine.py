@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 
 from actors.learning.evaluation_torch import Evaluation
-from actors.server import Receipt
+from actors.server import Receipt, whole_model
 from actors.work import Assignment
 from orchestrator.books import (
     ClientStates,
@@ -114,11 +115,16 @@ class Flight:
 
 @dataclass(slots=True)
 class Round:
-    """A synchronous round: open until its version is due."""
+    """A synchronous round: open until its version is due.
+
+    Attributes:
+        members: Clients under way on the newest version.
+    """
 
     number: int = -1
     open: bool = False
     overdue: bool = False
+    members: int = 0
 
 
 class Control(Protocol):
@@ -149,6 +155,7 @@ class Engine:
         control: Control | None = None,
         observers: tuple[Observer, ...] = (),
         between_events: Callable[[Engine], None] = lambda _: None,
+        note: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self.plan = plan
         self.fleet = fleet
@@ -158,6 +165,7 @@ class Engine:
         self._control = control
         self._observers = observers
         self._between_events = between_events
+        self._note = note
         self._pacing = plan.method.aggregation.pacing()
         self.schema, initial = runtime.initial()
         self._least_bytes = least_bytes(plan.method.uplink.least_nonzeros(self.schema), self.schema)
@@ -174,7 +182,7 @@ class Engine:
         self.head = Version(0, 0)  # the newest version committed, published or not
         self.receipts: dict[Version, Pending[Receipt]] = {}
         self.evaluations: dict[Version, Pending[Evaluation]] = {}
-        self.evaluated: dict[Version, Evaluation] = {}
+        self.last_evaluation: tuple[Version, Evaluation] | None = None
         self.best: tuple[float, Version] | None = None
         self.selections = 0
         self.points = 0
@@ -197,10 +205,17 @@ class Engine:
 
     def begin(self) -> None:
         """Publish and evaluate version 0, and ask the first clients."""
-        handle = self.versions.handle(self.head)
-        size = int(self.runtime.fetch(handle).size)
-        self.versions.publish(self.head, size)
-        self.events.append("published", time_s=0.0, version=0, lineage=0)
+        message = self.runtime.fetch(self.versions.handle(self.head))
+        self.versions.publish(self.head, int(message.size))
+        parameters = whole_model(message, self.schema)[: self.schema.parameters]
+        self.events.append(
+            "published",
+            time_s=0.0,
+            version=0,
+            lineage=0,
+            nonzeros=int(np.count_nonzero(parameters)),
+            hash=xxhash.xxh3_128_hexdigest(message.data),
+        )
         self._evaluate(self.head, duration_s=0.0)
         limit = self.plan.stop.virtual_seconds
         if limit is not None:
@@ -248,8 +263,7 @@ class Engine:
         while True:
             still: list[Event] = []
             for event in self.blocked:
-                needed = self._needed(event)
-                if needed is None or needed.done():
+                if self._is_ready(event):
                     self.queue.push(event._replace(time_s=clock.read_s()))
                 else:
                     still.append(event)
@@ -260,8 +274,7 @@ class Engine:
             now = clock.read_s()
             if top is not None and top.time_s <= now:
                 event = self.queue.pop()
-                needed = self._needed(event)
-                if needed is None or needed.done():
+                if self._is_ready(event):
                     return event
                 self.blocked.append(event)
                 continue
@@ -269,6 +282,13 @@ class Engine:
             self.runtime.pump(wait)
             self._between_events(self)
             self._listen()
+
+    def _is_ready(self, event: Event) -> bool:
+        """Say whether an event can be handled; versions are published in their order."""
+        if event.kind is Kind.PUBLISH and self._named(event) != next(iter(self.receipts)):
+            return False
+        needed = self._needed(event)
+        return needed is None or needed.done()
 
     def _needed(self, event: Event) -> Pending[Any] | None:
         """Return what must be here before an event can be handled."""
@@ -294,17 +314,24 @@ class Engine:
             return
         while True:
             for command in self._control.poll(self.status):
-                if command == "stop":
-                    self.paused = False
-                    self._stop(StopReason("control", "somebody asked for it"))
-                elif command == "rollback":
-                    self.rollback()
-                else:
-                    self.paused = command == "pause"
+                done = self._obey(command)
+                text = command if done else f"{command}: there is nothing to go back to"
+                self._note("control", detail=f"{text}, at {self.clock.now_s():.6g} s")
             if not self.paused:
                 return
             self._control.wait()
             self._between_events(self)
+
+    def _obey(self, command: str) -> bool:
+        """Carry out a command; return whether there was anything to do."""
+        if command == "rollback":
+            return self.rollback()
+        if command == "stop":
+            self.paused = False
+            self._stop(StopReason("control", "somebody asked for it"))
+        else:
+            self.paused = command == "pause"
+        return True
 
     # ------------------------------------------------------------ asking clients
 
@@ -324,7 +351,7 @@ class Engine:
         for client in chosen:
             self._dispatch(client)
         if self._pacing.cohort is not None and chosen:
-            self.round = Round(self.round.number + 1, open=True)
+            self.round = Round(self.round.number + 1, open=True, members=len(chosen))
             if self._pacing.deadline_s is not None:
                 close = self.clock.now_s() + self._pacing.deadline_s
                 self.queue.push(Event(close, Kind.CLOSE_ROUND, 0, self.round.number))
@@ -441,6 +468,8 @@ class Engine:
         flight = self.flights[Address(event.client, event.number)]
         finished = self._finished(flight)
         self.flying -= 1
+        if self.round.open and flight.base == self.head:
+            self.round.members -= 1
         self.roster.release(event.client)
         self.versions.release(flight.base)
         self.ledger.device_s += flight.device_s
@@ -463,7 +492,7 @@ class Engine:
         """Judge an update: what the server found by itself, then its place in the run."""
         admission = finished.admission
         if admission is None:
-            return Verdict(Outcome.LOST, Reason.NO_RESULT, finished.lost)
+            return Verdict(Outcome.LOST, Reason.NO_RESULT)
         if flight.base.lineage != self.head.lineage:
             return Verdict(Outcome.SUPERSEDED, Reason.OLD_LINEAGE)
         if not admission.verdict.accepted:
@@ -550,19 +579,15 @@ class Engine:
             return
         if self._complete():
             self._commit()
-        elif self.round.open and not self.buffer and not self._members():
+        elif self.round.open and not self.buffer and not self.round.members:
             self.round.open = False  # every client of the round has failed: ask others
 
     def _complete(self) -> bool:
         """Say whether the buffer makes a version: full, or all that a round can still give."""
         if len(self.buffer) >= self._pacing.size:
             return True
-        closing = self.round.open and (self.round.overdue or not self._members())
+        closing = self.round.open and (self.round.overdue or not self.round.members)
         return bool(self.buffer) and closing
-
-    def _members(self) -> int:
-        """Count clients under way on the newest version."""
-        return sum(not f.accepted and f.base == self.head for f in self.flights.values())
 
     def _may_commit(self) -> bool:
         limit = self.plan.stop.versions
@@ -592,13 +617,16 @@ class Engine:
             self.round.overdue = True
             self._commit_if_due()
 
-    def rollback(self) -> None:
+    def rollback(self) -> bool:
         """Publish the best version's weights again under a new lineage.
 
         What waits in the buffer is superseded now, what is under way when it arrives.
+
+        Returns:
+            Whether there was a version to go back to, and the run had not made its last one.
         """
-        if self.best is None or self.stopped:
-            return
+        if self.best is None or not self._may_commit():
+            return False
         target = self.best[1]
         for address in self.buffer:
             flight = self.flights[address]
@@ -627,10 +655,12 @@ class Engine:
         )
         self._await_version(receipt, handle)
         self.round.open = False
+        return True
 
     def _on_publish(self, event: Event) -> None:
         version = self._named(event)
-        receipt = self.receipts.pop(version).result()
+        receipt = self.receipts[version].result()
+        del self.receipts[version]
         now = self.clock.now_s()
         for entry in receipt.committed:
             flight = self.flights.pop(entry.address)
@@ -660,10 +690,9 @@ class Engine:
         )
         if version.number % self.plan.every_versions == 0:
             self._evaluate(version)
-        reason = self.plan.stop.after_publish(self._figures())
-        if reason is not None:
-            self._stop(reason)
-        elif self.stopped and not self.receipts:
+        if self.stopped is None:
+            self._stop_if(self.plan.stop.after_publish(self._figures()))
+        elif not self.receipts:
             self._evaluate(version)
         self._select()
 
@@ -671,7 +700,8 @@ class Engine:
 
     def _evaluate(self, version: Version, duration_s: float | None = None) -> None:
         """Have a version tested; the result is known when the modelled evaluator is done."""
-        if version in self.evaluations or version in self.evaluated:
+        last = self.last_evaluation
+        if version in self.evaluations or (last is not None and version <= last[0]):
             return
         self.evaluations[version] = self.runtime.evaluate(self.versions.hold(version))
         now = self.clock.now_s()
@@ -685,8 +715,10 @@ class Engine:
 
     def _on_evaluate(self, event: Event) -> None:
         version = self._named(event)
-        result = self.evaluations.pop(version).result()
-        self.evaluated[version] = result
+        result = self.evaluations[version].result()
+        del self.evaluations[version]
+        if self.last_evaluation is None or version > self.last_evaluation[0]:
+            self.last_evaluation = (version, result)
         self.ledger.accuracies.append(result.accuracy)
         self.events.append(
             "evaluated",
@@ -703,9 +735,8 @@ class Engine:
         else:
             self.versions.release(version)
         self._tell(version, result)
-        reason = self.plan.stop.after_evaluation(self._figures(result.loss))
-        if reason is not None:
-            self._stop(reason)
+        accuracies = tuple(self.ledger.accuracies)
+        self._stop_if(self.plan.stop.after_evaluation(self._figures(accuracies, result.loss)))
 
     def _tell(self, version: Version, result: Evaluation) -> None:
         status = self.status()
@@ -719,13 +750,13 @@ class Engine:
     def status(self) -> dict[str, Any]:
         """Return the run's figures at this moment."""
         ledger = self.ledger
-        newest = max(self.evaluated, default=None)
+        last = self.last_evaluation
         return {
             "state": "paused" if self.paused else "stopping" if self.stopped else "running",
             "version": self.head.number,
             "lineage": self.head.lineage,
             "time_s": self.clock.now_s(),
-            "accuracy": self.evaluated[newest].accuracy if newest is not None else None,
+            "accuracy": last[1].accuracy if last else None,
             "updates": ledger.committed,
             "rejected_updates": ledger.rejected,
             "superseded_updates": ledger.superseded,
@@ -740,20 +771,17 @@ class Engine:
             "wasted_device_seconds": ledger.wasted_device_s,
         }
 
-    def _figures(self, loss: float = 0.0) -> Figures:
-        return Figures(
-            self.versions.newest.number,
-            self.clock.now_s(),
-            self.ledger.bytes,
-            tuple(self.ledger.accuracies),
-            loss,
-        )
+    def _figures(self, accuracies: tuple[float, ...] = (), loss: float = 0.0) -> Figures:
+        version, time_s = self.versions.newest.number, self.clock.now_s()
+        return Figures(version, time_s, self.ledger.bytes, accuracies, loss)
 
     # ------------------------------------------------------------ ending
 
     def _on_guard(self, event: Event) -> None:
         del event
-        reason = self.plan.stop.after_publish(self._figures())
+        self._stop_if(self.plan.stop.after_publish(self._figures()))
+
+    def _stop_if(self, reason: StopReason | None) -> None:
         if reason is not None:
             self._stop(reason)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import floor
 from typing import Literal
 
 from orchestrator.fleet import ActorResources
@@ -41,11 +41,13 @@ class Hosting:
         kind: One actor a client, or a few for all.
         actors: How many client actors.
         why: In words.
+        start_s: How long all of them are expected to take to start.
     """
 
     kind: Literal["dedicated", "pooled"]
     actors: int
     why: str
+    start_s: float = 0.0
 
 
 def demand(resources: ActorResources) -> dict[str, float]:
@@ -123,16 +125,16 @@ def choose(
     Raises:
         ExperimentError: If what is wanted does not fit, with the numbers.
     """
-    cpus = sum(node.has.get("CPU", 0.0) for node in nodes)
+    cpus = sum(floor(node.has.get("CPU", 0.0)) for node in nodes)
     if wanted == "pooled":
         return _pooled(cpus, workers, "the experiment asks for it")
     lacking = shortage(nodes, [demand(r) for r in resources])
     count = len(resources)
+    start_s = START_CPU_S * count / max(cpus, 1)
     if wanted == "dedicated":
         if lacking:
             raise ExperimentError(f"hosting: dedicated does not fit this cluster. {lacking}")
-        return Hosting("dedicated", count, "the experiment asks for it")
-    start_s = START_CPU_S * count / max(cpus, 1.0)
+        return Hosting("dedicated", count, "the experiment asks for it", start_s)
     if lacking:
         return _pooled(cpus, workers, f"dedicated does not fit: {lacking.splitlines()[0]}")
     if start_s > START_LIMIT_S:
@@ -141,17 +143,18 @@ def choose(
     if free_bytes is not None and count * ACTOR_BYTES > free_bytes:
         need = f"{count * ACTOR_BYTES / 2**30:.1f} GiB"
         return _pooled(cpus, workers, f"{count} actors need about {need} of memory")
-    return Hosting("dedicated", count, f"{count} actors fit and start in about {start_s:.0f} s")
+    why = f"{count} actors fit and start in about {start_s:.0f} s"
+    return Hosting("dedicated", count, why, start_s)
 
 
-def _pooled(cpus: float, workers: int | None, why: str) -> Hosting:
+def _pooled(cpus: int, workers: int | None, why: str) -> Hosting:
+    """Host in `workers` actors of one CPU each; `cpus` counts whole ones, node by node."""
     if cpus < 1:
         raise ExperimentError(
-            f"a pooled actor takes one CPU, and the cluster has {cpus:g}. Add a node."
+            "a pooled actor takes one CPU, and no node of the cluster has a whole one. Add a node."
         )
-    most = floor(cpus)
-    if workers is not None and workers > most:
+    if workers is not None and workers > cpus:
         raise ExperimentError(
-            f"--workers must be at most {most}, the CPUs of the cluster, got {workers}."
+            f"--workers must be at most {cpus}, the CPUs of the cluster, got {workers}."
         )
-    return Hosting("pooled", workers or ceil(most), why)
+    return Hosting("pooled", workers or cpus, why)

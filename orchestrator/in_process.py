@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -61,7 +62,8 @@ class InProcessRuntime:
         )
 
     def pump(self, timeout_s: float) -> None:
-        """Do nothing: nothing goes on meanwhile."""
+        """Let the time pass: nothing goes on meanwhile."""
+        time.sleep(timeout_s)
 
     def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> None:
         """Admit payloads again."""

@@ -75,7 +75,9 @@ class Log:
         self._parts = folder / f"{name}.parts"
         self._parts.mkdir(parents=True, exist_ok=True)
         self._rows: list[Row] = []
-        if self._final.exists():  # merged already: it goes on from there
+        if self._final.exists():  # merged already: it goes on from there, whatever parts are left
+            for part in self._part_files():
+                part.unlink()
             self._final.replace(self._parts / f"{0:012d}.parquet")
         self._written: int = sum(pq.read_metadata(part).num_rows for part in self._part_files())
 
@@ -111,12 +113,16 @@ class Log:
         kept = self.table().slice(0, rows)
         if kept.num_rows < rows:
             raise ValueError(f"{self.name} has {kept.num_rows} rows, the checkpoint says {rows}")
-        shutil.rmtree(self._parts)
-        self._parts.mkdir()
+        parts = self._part_files()
+        first = self._parts / f"{0:012d}.parquet"
+        partial = first.with_suffix(".tmp")
+        pq.write_table(kept, partial)
+        partial.replace(first)  # killed from here on, the first rows are still these
+        for part in parts:
+            if part != first:
+                part.unlink()
         self._rows.clear()
         self._written = rows
-        if rows:
-            pq.write_table(kept, self._parts / f"{0:012d}.parquet")
 
     def table(self) -> pa.Table:
         """Read what is on disk."""

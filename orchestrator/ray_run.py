@@ -23,6 +23,7 @@ def start(
     *,
     note: Callable[..., None],
     check: Callable[[], None],
+    connected: Callable[[], object],
     stack: ExitStack,
     chosen: Callable[[str, int, str], None],
 ) -> tuple[RayRuntime, MailboxControl]:
@@ -35,6 +36,7 @@ def start(
         fleet: Whose resources count.
         note: Takes what the runtime's work took.
         check: Raises `Interrupted` when somebody wants the run to end.
+        connected: Is called once Ray has started.
         stack: Gets what must be closed.
         chosen: Is told the hosting, the number of actors, and why.
 
@@ -44,6 +46,8 @@ def start(
     experiment = request.experiment
     cluster = connect(request.address, request.run_id, request.workers)
     stack.callback(cluster.close)
+    connected()
+    check()
     resources = [fleet.resources_of(client) for client in range(len(fleet))]
     hosting = choose(
         experiment.hosting,

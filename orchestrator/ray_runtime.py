@@ -9,6 +9,7 @@ deadline is restarted by Ray and gets its jobs again.
 from __future__ import annotations
 
 import heapq
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ T = TypeVar("T")
 SLICE_S = 0.2
 """Longest wait before the driver looks whether somebody wants the run to end."""
 MOST_IN_GROUP = 16
+MOST_STATE_BYTES = 16 * 2**20
+"""States of a group in one buffer, which lives as long as one of them is current."""
 LOST_ACTOR = (
     ray_errors.RayActorError,
     ray_errors.WorkerCrashedError,
@@ -159,31 +162,32 @@ class RayRuntime:
             options = _options(resources[index]) if self._dedicated else {"num_cpus": 1}
             actor = shell.options(max_restarts=-1, max_task_retries=0, **options).remote(*arguments)
             name = f"client-{index}" if self._dedicated else f"worker-{index}"
-            by = time.monotonic() + limits.start_s
+            by = time.monotonic() + limits.start_s + hosting.start_s
             self._workers.append(_Worker(name, actor, actor.identity.remote(), by))
         self._identity: Identity = self._get(
             self._evaluator.identity.remote(), limits.start_s, "the evaluator to start"
         )
-        self._same_code(self._identity, "evaluator")
+        self._processes: dict[str, Identity] = {}
+        self._meet(self._identity, "evaluator")
         self._schema, first = self._get(
             self._evaluator.initial.remote(), limits.start_s, "version 0 from the evaluator"
         )
         self._initial = ray.put(first)
+        self._state_bytes = StateLayout(work.method.uplink.start(self._schema)).size
         self._server = (
             ray.remote(ParameterServer)
             .options(num_cpus=0, max_restarts=0, max_concurrency=100)
             .remote(settings, list(paths), self._schema, first, limits.server_s)
         )
         server = self._get(self._server.identity.remote(), limits.start_s, "the server to start")
-        self._same_code(server, "parameter server")
-        self._state_bytes = StateLayout(work.method.uplink.start(self._schema)).size
+        self._meet(server, "parameter server")
 
     # ------------------------------------------------------------ the port
 
     @property
     def numerics(self) -> str:
         """What equality of digests is promised for."""
-        return self._identity.numerics
+        return " and ".join(sorted({i.numerics for i in self._processes.values()}))
 
     def initial(self) -> tuple[ModelSchema, Handle]:
         """Return the model's tensors and version 0."""
@@ -256,17 +260,10 @@ class RayRuntime:
         return found
 
     def pss_bytes(self) -> int:
-        """Return the memory of the driver and all actors of the run on this machine."""
-        calls = [a.pss_bytes.remote() for a in (self._server, self._evaluator)]
-        calls += [w.actor.pss_bytes.remote() for w in self._workers if not w.groups and not w.ready]
-        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=2.0)
-        total = pss_bytes()
-        for reference in ready:
-            try:
-                total += ray.get(reference)
-            except LOST_ACTOR:
-                continue
-        return total
+        """Return the memory of the driver and of all actors on its machine."""
+        here = identify().host
+        pids = [i.pid for i in self._processes.values() if i.host == here]
+        return pss_bytes() + sum(pss_bytes(pid) for pid in pids)
 
     def close(self) -> None:
         """End all actors of the run."""
@@ -278,20 +275,19 @@ class RayRuntime:
     def _turn(self, wanted: Any, timeout_s: float) -> None:
         """Send what waits, then wait for `wanted`, a group, or an actor to be there."""
         self._send()
-        self._overdue()
-        watched = [g.admissions for w in self._workers for g in w.groups]
+        watched = [w.groups[0].admissions for w in self._workers if w.groups]
         watched += [w.ready for w in self._workers if w.ready is not None]
         if wanted is not None:
             watched.append(wanted)
         if not watched:
-            if timeout_s:
-                time.sleep(min(timeout_s, SLICE_S))
+            time.sleep(min(timeout_s, SLICE_S))
             return
         ready, _ = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready:
             ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0, fetch_local=False)
             self._take(set(ready))
             self._send()
+        self._overdue()  # after what is finished was taken: a run that was held is not late
 
     def _take(self, ready: set[Any]) -> None:
         for worker in self._workers:
@@ -345,7 +341,7 @@ class RayRuntime:
         for depth in (0, 1):
             for worker in self._workers:
                 while worker.tasks and worker.ready is None and len(worker.groups) <= depth:
-                    self._send_group(worker, [worker.tasks.pop()])
+                    self._send_group(worker, [heapq.heappop(worker.tasks)])
             for worker in self._workers:
                 if self._shared and worker.ready is None and len(worker.groups) == depth:
                     count = min(self._group_size(), len(self._shared))
@@ -355,7 +351,8 @@ class RayRuntime:
     def _group_size(self) -> int:
         """Return how many tasks go together: all there is makes two groups a worker."""
         sent = sum(len(group.tasks) for worker in self._workers for group in worker.groups)
-        return min(MOST_IN_GROUP, ceil((len(self._shared) + sent) / (2 * len(self._workers))))
+        most = min(MOST_IN_GROUP, max(1, MOST_STATE_BYTES // max(self._state_bytes, 1)))
+        return min(most, ceil((len(self._shared) + sent) / (2 * len(self._workers))))
 
     def _send_group(self, worker: _Worker, tasks: list[_Task]) -> None:
         buffers: list[Any] = []
@@ -391,13 +388,14 @@ class RayRuntime:
         try:
             identity: Identity = ray.get(worker.ready)
         except LOST_ACTOR as error:
-            if time.monotonic() > worker.ready_by:
-                raise RunError(f"{worker.name} did not start: {_first_line(error)}") from error
+            if time.monotonic() > worker.ready_by or _in_constructor(error):
+                raise RunError(f"{worker.name} cannot start: {_first_line(error)}") from error
+            time.sleep(SLICE_S)  # it is being restarted
             worker.ready = worker.actor.identity.remote()
             return
         except ray_errors.RayTaskError as error:
             raise RunError(f"{worker.name} cannot start: {_cause(error)}") from error
-        self._same_code(identity, worker.name)
+        self._meet(identity, worker.name)
         worker.ready = None
         self._note("actor_started", actor=worker.name, node=identity.host)
 
@@ -408,10 +406,13 @@ class RayRuntime:
             if worker.ready is not None and now > worker.ready_by:
                 waited = self._limits.start_s
                 raise RunError(
-                    f"{worker.name} did not start within {waited:g} s. Is the cluster full? "
-                    "`ray status` tells. Raise limits.start_s or lower fleet.clients."
+                    f"{worker.name} did not start within limits.start_s = {waited:g} s and what "
+                    "the fleet is expected to take. Is the cluster full? `ray status` tells. "
+                    "Raise limits.start_s or lower fleet.clients."
                 )
             if worker.groups and worker.ready is None and now > worker.deadline:
+                if self._is_trained(worker, now):
+                    continue
                 first = worker.groups[0].tasks[0].job.assignment.address
                 self._note(
                     "deadline",
@@ -423,6 +424,16 @@ class RayRuntime:
                 worker.overran = True
                 worker.deadline = now + self._limits.start_s
                 ray.kill(worker.actor, no_restart=False)
+
+    def _is_trained(self, worker: _Worker, now: float) -> bool:
+        """Say whether a late worker has done its part, and the server is what is waited for."""
+        trained, _ = ray.wait([worker.groups[0].receipt], timeout=0, fetch_local=False)
+        if trained and now > worker.deadline + self._limits.server_s:
+            raise RunError(
+                "the parameter server did not admit an update within limits.server_s = "
+                f"{self._limits.server_s:g} s"
+            )
+        return bool(trained)
 
     def _failed(self, worker: _Worker, group: _Group, error: Exception) -> None:
         """Sort out whether the worker, the server or the user's code has failed."""
@@ -448,27 +459,41 @@ class RayRuntime:
         worker.overran = False
         worker.ready = worker.actor.identity.remote()
         worker.ready_by = time.monotonic() + self._limits.start_s
-        for place, group in enumerate(groups):
-            for task in group.tasks:
-                task.attempt += place == 0
-                address = task.job.assignment.address
-                if task.attempt >= self._limits.attempts:
-                    task.result = Finished(None, lost=f"{task.attempt} tries: {cause}")
-                    continue
-                whole = task.job.assignment._replace(fault="") if place == 0 else None
-                task.job = task.job._replace(assignment=whole or task.job.assignment)
-                self._note(
-                    "resent",
-                    actor=worker.name,
-                    client=address.client,
-                    number=address.number,
-                    attempt=task.attempt,
-                    detail=cause,
-                )
+        if groups:
+            self._charge(groups[0].tasks)
+        for task in (task for group in groups for task in group.tasks):
+            address = task.job.assignment.address
+            what = {
+                "actor": worker.name,
+                "client": address.client,
+                "number": address.number,
+                "attempt": task.attempt,
+                "detail": cause,
+            }
+            if task.attempt >= self._limits.attempts:
+                self._note("given_up", **what)
+                task.result = Finished(None, lost=True)
+            else:
+                self._note("resent", **what)
                 heapq.heappush(worker.tasks, task)
 
-    def _same_code(self, identity: Identity, name: str) -> None:
-        """Refuse an actor that imports other code under our names."""
+    def _charge(self, tasks: list[_Task]) -> None:
+        """Find who ended an actor: a planned fault has fired, or a task alone has tried once.
+
+        Neighbours in a group are not charged: each is sent again by itself, so that how tasks were
+        grouped changes nothing.
+        """
+        if len(tasks) == 1:
+            tasks[0].attempt += 1
+        for task in tasks:
+            assignment = task.job.assignment
+            if assignment.fault in {"crash", "hang"}:
+                task.job = task.job._replace(assignment=assignment._replace(fault=""))
+                return
+
+    def _meet(self, identity: Identity, name: str) -> None:
+        """Note where an actor is; refuse one that imports other code under our names."""
+        self._processes[name] = identity
         own = identify()
         if identity.code != own.code:
             raise RunError(
@@ -486,19 +511,15 @@ class RayRuntime:
     def _get(self, reference: Any, deadline_s: float, what: str) -> Any:
         return _PendingCall(self, lambda: reference, deadline_s, what).result()
 
-    def wait_for(self, done: Callable[[], bool], wanted: Any, deadline_s: float, what: str) -> None:
-        """Turn the wheel until `done`.
+    def wait_for(self, done: Callable[[], bool], wanted: Callable[[], Any]) -> None:
+        """Turn the wheel until `done`; `wanted` gives the reference that is waited for.
 
         Raises:
-            RunError: If that takes longer than `deadline_s`.
             Interrupted: If somebody wants the run to end.
         """
-        end = time.monotonic() + deadline_s
         while not done():
             self._check()
-            if time.monotonic() > end:
-                raise RunError(f"waited {deadline_s:g} s for {what}, in vain")
-            self._turn(wanted, SLICE_S)
+            self._turn(wanted(), SLICE_S)
 
     def wait_for_task(self, task: _Task) -> Finished:
         """Turn the wheel until a task has a result; its worker's deadlines bound the wait."""
@@ -537,30 +558,46 @@ class _PendingCall(Generic[T]):
     ) -> None:
         self._runtime = runtime
         self._call = call
-        self._reference = call()
-        self._deadline_s = deadline_s
         self._what = what
         self._tries = tries
+        self._deadline_s = deadline_s
         self._value: tuple[T] | None = None
+        self._ask()
+
+    def _ask(self) -> None:
+        self._reference = self._call()
+        self._end = time.monotonic() + self._deadline_s
 
     def done(self) -> bool:
+        """Say whether the result is here.
+
+        Raises:
+            RunError: If it failed, or has not come within its deadline.
+        """
         if self._value is not None:
             return True
         ready, _ = ray.wait([self._reference], timeout=0, fetch_local=False)
-        return bool(ready)
+        if not ready:
+            if time.monotonic() > self._end:
+                raise RunError(f"waited {self._deadline_s:g} s for {self._what}, in vain")
+            return False
+        try:
+            self._value = (ray.get(self._reference),)
+        except LOST_ACTOR as error:
+            self._tries -= 1
+            if self._tries <= 0 or _in_constructor(error):
+                raise RunError(f"lost {self._what}: {_first_line(error)}") from error
+            time.sleep(SLICE_S)  # the actor is being restarted
+            self._ask()
+            return False
+        except ray_errors.RayTaskError as error:
+            raise RunError(f"{self._what} failed: {_cause(error)}") from error
+        return True
 
     def result(self) -> T:
-        while self._value is None:
-            self._runtime.wait_for(self.done, self._reference, self._deadline_s, self._what)
-            try:
-                self._value = (ray.get(self._reference),)
-            except LOST_ACTOR as error:
-                self._tries -= 1
-                if self._tries <= 0:
-                    raise RunError(f"lost {self._what}: {_first_line(error)}") from error
-                self._reference = self._call()
-            except ray_errors.RayTaskError as error:
-                raise RunError(f"{self._what} failed: {_cause(error)}") from error
+        self._runtime.wait_for(self.done, lambda: self._reference)
+        if self._value is None:
+            raise RunError(f"{self._what} has no result")
         return self._value[0]
 
 
@@ -573,20 +610,26 @@ def _options(resources: ActorResources) -> dict[str, Any]:
     return options | {"resources": wanted}
 
 
+def _in_constructor(error: BaseException) -> bool:
+    """Say whether an actor died because it could not even be made: asking again is in vain."""
+    return "creation task" in str(error)
+
+
+def _lines(error: BaseException) -> list[str]:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return [line.strip() for line in plain.splitlines() if line.strip()]
+
+
 def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+    """Return what an error says first, or, of an actor that could not be made, why."""
+    lines = _lines(error) or [type(error).__name__]
+    return lines[-1] if _in_constructor(error) else lines[0]
 
 
 def _cause(error: BaseException) -> str:
     """Return what really went wrong in an actor, with where."""
     cause = getattr(error, "cause", None) or error
-    where = [line.strip() for line in str(error).splitlines() if line.strip().startswith("File ")]
+    where = [line for line in _lines(error) if line.startswith("File ")]
     place = f" ({where[-1]})" if where else ""
-    text = _last(error) if cause is error else _first_line(cause)
+    text = _lines(error)[-1] if cause is error else _first_line(cause)
     return f"{type(cause).__name__}: {text}{place}"
-
-
-def _last(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""

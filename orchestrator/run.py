@@ -33,10 +33,14 @@ from orchestrator.request import Request
 from orchestrator.runtime import Runtime
 from orchestrator.summary import Summary, of_ledger, worst_decile_accuracy
 from orchestrator.tracking import Tracker
-from policies.types import Address, stream
+from policies.types import Address, RunError, stream
 
 KILLED_WAIT_S: Final = 1.5
 """How long a run that is told to end (SIGTERM) lets MLflow finish: Ray kills after 3 s."""
+
+
+SAVE_SHARE: Final = 10
+"""Checkpoints take at most one part in so many of the time, however large they are."""
 
 
 class Killed(Exception):  # noqa: N818  # no error: somebody asked
@@ -66,6 +70,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._told = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -90,8 +95,9 @@ class _Signals:
         self.number = number
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal came."""
-        if self.number is not None:
+        """Raise `Interrupted` if a signal came; once, for what follows must wait, too."""
+        if self.number is not None and not self._told:
+            self._told = True
             raise Interrupted
 
 
@@ -107,6 +113,7 @@ class _Run:
         self._earlier_startup_s = 0.0
         self._startup_s = 0.0
         self._saved_at = 0.0
+        self._save_s = 0.0  # what the last checkpoint took
         self._peak_pss = 0
         self._hosting = ("in-process", 1)
         self._signals = _Signals()
@@ -140,14 +147,17 @@ class _Run:
             try:
                 data, shards, fleet = self._world()
                 runtime, control = self._start_runtime(data, shards, fleet, stack)
-                self._signals.listen()  # Ray has set a handler of its own meanwhile
                 engine = self._engine(data, shards, fleet, runtime, control, saved)
                 self._startup_s = self._earlier_startup_s + time.monotonic() - self._began
-                self._say_start(engine, saved)
+                self._say_start(engine, found=saved is not None)
+                saved = None  # its arrays are in the store by now
                 engine.run()
                 return self._finish(engine, runtime, data, shards)
-            except Interrupted:
-                number = self._signals.number or signal.SIGINT
+            except (Interrupted, SystemExit) as asked:
+                # Ray exits by itself on a signal that comes while it starts
+                number = self._signals.number or signal.SIGTERM
+                if isinstance(asked, SystemExit) and engine is not None:
+                    raise
                 self._interrupted(engine, number)
                 raise Killed(number) from None
             except BaseException:
@@ -184,6 +194,7 @@ class _Run:
             fleet,
             note=self._note,
             check=self._signals.check,
+            connected=self._signals.listen,  # Ray has set a handler of its own meanwhile
             stack=stack,
             chosen=self._note_hosting,
         )
@@ -227,6 +238,7 @@ class _Run:
             control=control,
             observers=observers,
             between_events=self._between_events,
+            note=self._note,
         )
         if saved:
             checkpoint.restore(engine, saved)
@@ -250,13 +262,13 @@ class _Run:
             "clock": self._experiment.clock,
         }
 
-    def _say_start(self, engine: Engine, saved: checkpoint.Saved | None) -> None:
+    def _say_start(self, engine: Engine, *, found: bool) -> None:
         size = engine.schema.parameters
         self._progress.say(
             f"{len(engine.fleet)} clients, {size:,} parameters, started in {self._startup_s:.1f} s"
         )
         if self._request.resume:
-            where = f"version {engine.head.number}" if saved else "the beginning"
+            where = f"version {engine.head.number}" if found else "the beginning"
             self._progress.say(f"resumed from {where}")
 
     # ------------------------------------------------------------ under way
@@ -266,7 +278,8 @@ class _Run:
         self._signals.check()
         if self._progress.due():
             self._progress.tick(engine.status())
-        if time.monotonic() - self._saved_at > self._experiment.checkpoint.every_s:
+        every_s = max(self._experiment.checkpoint.every_s, SAVE_SHARE * self._save_s)
+        if time.monotonic() - self._saved_at > every_s:
             if self._saved_at:
                 self._save(engine)
             self._saved_at = time.monotonic()
@@ -281,7 +294,8 @@ class _Run:
             extra={"wall_s": wall, "startup_s": self._startup_s},
         )
         size = sum(file.stat().st_size for file in target.iterdir())
-        self._note("checkpoint", duration_s=time.monotonic() - began, bytes=size)
+        self._save_s = time.monotonic() - began
+        self._note("checkpoint", duration_s=self._save_s, bytes=size)
         self._peak_pss = max(self._peak_pss, engine.runtime.pss_bytes())
         self._note("memory", bytes=self._peak_pss)
         self._ops.flush()
@@ -295,13 +309,15 @@ class _Run:
 
     def _interrupted(self, engine: Engine | None, number: int) -> None:
         """Leave a checkpoint and a closed MLflow run; after SIGTERM there is little time."""
-        self._signals.number = None  # what follows waits for actors, too
         if number == signal.SIGTERM:
             self._tracker.finish("KILLED", wait_s=KILLED_WAIT_S)
-        if engine is not None:
-            self._save(engine)
-        if number != signal.SIGTERM:
-            self._tracker.finish("KILLED")
+        try:
+            if engine is not None:
+                self._progress.say("saving; a second Ctrl-C ends without")
+                self._save(engine)
+        finally:
+            if number != signal.SIGTERM:
+                self._tracker.finish("KILLED")
         where = f"at version {engine.head.number}" if engine else "before it began"
         self._progress.say(
             f"interrupted {where}; go on with: latecomer run --resume {self._request.out}"
@@ -311,6 +327,9 @@ class _Run:
         """Write what came out of it."""
         out = self._request.out
         newest = engine.versions.newest
+        last = engine.last_evaluation
+        if last is None or last[0] != newest:
+            raise RunError(f"version {newest.number} is the last and was not evaluated")
         message = runtime.fetch(engine.versions.handle(newest))
         events = self._events.merge()
         wall = self._earlier_s + time.monotonic() - self._began
@@ -323,9 +342,7 @@ class _Run:
             digest=digest(events, whole_model(message, engine.schema)),
             numerics=runtime.numerics,
             stopped_by=engine.stopped.guard if engine.stopped else "",
-            worst_decile_accuracy=worst_decile_accuracy(
-                engine.evaluated[newest], shards, data.y_train
-            ),
+            worst_decile_accuracy=worst_decile_accuracy(last[1], shards, data.y_train),
             versions=newest.number,
             virtual_seconds=engine.clock.now_s(),
             wall_seconds=wall,

@@ -40,7 +40,7 @@ class StateLayout:
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint8)
 
     def unpack(self, packed: Buffer) -> Arrays:
-        """Return the arrays, as views where alignment allows."""
+        """Return the arrays as views of `packed`."""
         if packed.size != self.size:
             raise ValueError(f"{packed.size} bytes of state, not {self.size}")
         state: Arrays = {}

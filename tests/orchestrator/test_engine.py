@@ -499,3 +499,98 @@ def test_state_is_used(small: Any, ran: Any) -> None:
         assert residual.size == 650
         assert np.count_nonzero(residual) > 0
     assert Address(0, 0) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["fedasync", "fedbuff"])
+@pytest.mark.parametrize(
+    "stop",
+    ["{virtual_seconds: 0.5}", "{bytes: 200 kB}", "{accuracy: 0.12, versions: 9}"],
+)
+def test_the_last_version_is_evaluated_behind_a_slow_server(
+    kind: str, stop: str, small: Any, ran: Any
+) -> None:
+    """A run that stops while versions are on their way publishes and evaluates the last of them."""
+    for seed in range(2):
+        result = ran(
+            small(
+                f"seed={seed}",
+                f"method.aggregation.kind={kind}",
+                "server.flops=1e4",
+                f"stop={stop}",
+                "evaluate.every_versions=2",
+            )
+        )
+        newest = result.engine.versions.newest
+        assert newest == result.engine.head
+        assert result.engine.last_evaluation[0] == newest
+        assert not result.engine.receipts
+
+
+def test_no_rollback_once_the_last_version_is_made(small: Any, build: Any, ended: Any) -> None:
+    """What people ask for after the end changes nothing."""
+    engine = build(small())
+    engine.begin()
+    engine.run()
+    assert not engine.rollback()
+    assert ended(engine).engine.versions.newest.number == 12
+
+
+class Slow:
+    """A result that shows itself at the n-th look."""
+
+    def __init__(self, value: Any, looks: int) -> None:
+        self.value = value
+        self.looks = looks
+
+    def done(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    def result(self) -> Any:
+        self.looks = -1
+        return self.value
+
+
+def test_versions_never_overtake_on_the_wall(small: Any, build: Any, ended: Any) -> None:
+    """Receipts that come in any order and late are published in the order of their versions."""
+    engine = build(
+        small(
+            "clock=wall",
+            "wall.delays=false",
+            "method.aggregation.kind=fedasync",
+            "stop.versions=30",
+            "evaluate.every_versions=100",
+        )
+    )
+    commit = engine.runtime.commit
+
+    def late(addresses: Any, expected: Version) -> Any:
+        receipt, handle = commit(addresses, expected)
+        return Slow(receipt.result(), (7 * expected.number) % 5), handle
+
+    engine.runtime.commit = late
+    engine.begin()
+    engine.run()
+    versions = [row["version"] for row in ended(engine).of("published")]
+    assert versions == list(range(31))
+
+
+def test_more_examples_than_there_are(small: Any, build: Any, ended: Any) -> None:
+    """An update that claims more examples than its client has is refused and held against it."""
+    engine = build(small("stop.versions=10"))
+    submit = engine.runtime.submit
+
+    def boasting(job: Any) -> Any:
+        finished = submit(job).result()
+        if job.assignment.address.client == 1:
+            admission = finished.admission._replace(examples=2**62)
+            finished = finished._replace(admission=admission)
+        return Slow(finished, 0)
+
+    engine.runtime.submit = boasting
+    engine.begin()
+    engine.run()
+    result = ended(engine)
+    refused = [row for row in result.of("arrived") if row["client"] == 1]
+    assert refused
+    assert {row["reason"] for row in refused} == {"wrong_examples"}

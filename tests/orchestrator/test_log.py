@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,36 @@ def test_unknown_columns_are_a_mistake(tmp_path: Path) -> None:
     log = Log(tmp_path, "events", EVENTS_SCHEMA)
     with pytest.raises(ValueError, match="colour"):
         log.append("dispatched", time_s=0.0, colour="red")
+
+
+def test_a_kill_while_truncating_leaves_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far a truncation comes before the process is killed, the kept rows are there."""
+    reference = filled(tmp_path / "a", set(), rows=12).merge().to_pylist()
+    for killed_after in range(4):
+        log = filled(tmp_path / f"b{killed_after}", {4, 9, 14, 19})
+        unlink, seen = Path.unlink, iter(range(100))
+
+        def dying(path: Path, *args: bool, stop: int = killed_after, go: object = seen) -> None:
+            if next(go) >= stop:  # type: ignore[call-overload]
+                raise KeyboardInterrupt
+            unlink(path, *args)  # noqa: B023
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", dying)
+            with suppress(KeyboardInterrupt):
+                log.truncate(12)
+        again = Log(tmp_path / f"b{killed_after}", "events", EVENTS_SCHEMA)
+        again.truncate(12)
+        assert again.merge().to_pylist() == reference
+
+
+def test_parts_left_by_a_kill_while_merging_do_not_count(tmp_path: Path) -> None:
+    """A merged file is the whole log, whatever parts are still there."""
+    filled(tmp_path / "a", {9}).merge()
+    filled(tmp_path / "b", {4, 19})
+    (tmp_path / "a" / "events.parts").mkdir()
+    for part in (tmp_path / "b" / "events.parts").iterdir():
+        part.rename(tmp_path / "a" / "events.parts" / part.name)
+    assert len(Log(tmp_path / "a", "events", EVENTS_SCHEMA)) == 20

@@ -75,7 +75,7 @@ def test_crash(hosting: str, small: Any, reference: str, head: Any, tmp_path: Pa
 
 def test_hang(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
     """An actor that hangs past its deadline is killed and replaced: the same digest."""
-    experiment = small("hosting=dedicated", "faults=[{fault: hang, client: 2}]", "limits.train_s=2")
+    experiment = small("hosting=dedicated", "faults=[{fault: hang, client: 2}]", "limits.train_s=5")
     summary, ops = on_ray(experiment, tmp_path / "run", head.address)
     assert summary.digest == reference
     (deadline,) = [row for row in ops if row["kind"] == "deadline"]
