@@ -146,6 +146,7 @@ class RayRuntime:
         self._check = check
         self._serial = 0
         self._shared: list[_Task] = []
+        self._processes: dict[str, Identity] = {}
         settings = work.model_dump(mode="json")
         self._data = [ray.put(data), ray.put(shards)]
         fetch = FromStore(self._data)
@@ -164,11 +165,10 @@ class RayRuntime:
             name = f"client-{index}" if self._dedicated else f"worker-{index}"
             by = time.monotonic() + limits.start_s + hosting.start_s
             self._workers.append(_Worker(name, actor, actor.identity.remote(), by))
-        self._identity: Identity = self._get(
+        evaluator: Identity = self._get(
             self._evaluator.identity.remote(), limits.start_s, "the evaluator to start"
         )
-        self._processes: dict[str, Identity] = {}
-        self._meet(self._identity, "evaluator")
+        self._meet(evaluator, "evaluator")
         self._schema, first = self._get(
             self._evaluator.initial.remote(), limits.start_s, "version 0 from the evaluator"
         )

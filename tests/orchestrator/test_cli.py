@@ -206,3 +206,27 @@ def test_sigterm_ends_in_time(small: Any, tmp_path: Path) -> None:
     assert list((tmp_path / "out" / "checkpoint").glob("0*"))
     (killed,) = mlflow_runs(tmp_path)
     assert killed.info.status == "KILLED"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_while_it_starts(number: signal.Signals, small: Any, tmp_path: Path) -> None:
+    """A run that is told to end before it began says so, with the signal's exit status."""
+    from orchestrator.document import to_yaml
+
+    path = tmp_path / "small.yaml"
+    path.write_text(to_yaml(small("hosting=dedicated")), encoding="utf-8")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    process = subprocess.Popen(
+        [*RUN, "run", str(path), "--out", str(tmp_path / "out")],
+        cwd=tmp_path, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("hosting:"):
+            break
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, text
+    assert "interrupted before it began" in text
+    assert "Traceback" not in text

@@ -73,6 +73,21 @@ def test_crash(hosting: str, small: Any, reference: str, head: Any, tmp_path: Pa
     assert {(1, 0), (3, 0)} <= resent
 
 
+def test_grouping_does_not_touch_planned_faults(
+    small: Any, ran: Any, head: Any, tmp_path: Path
+) -> None:
+    """A crash in a group takes neither its neighbours' faults nor their tries with it."""
+    bad = "{fault: garbage, client: 0}, {fault: garbage, client: 2}, {fault: not-finite, client: 4}"
+    wide = ("method.concurrency=6", "hosting=pooled", "limits.attempts=1")
+    reference = ran(small(f"faults=[{bad}]", *wide))
+    assert reference.engine.ledger.rejected == 3
+    experiment = small(f"faults=[{bad}, {{fault: crash, client: 1}}]", *wide)
+    summary, ops = on_ray(experiment, tmp_path / "run", head.address, workers=1)
+    assert [row["kind"] for row in ops].count("actor_lost") == 1
+    assert (summary.rejected_updates, summary.lost_updates) == (3, 0)
+    assert summary.digest == reference.digest
+
+
 def test_hang(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
     """An actor that hangs past its deadline is killed and replaced: the same digest."""
     experiment = small("hosting=dedicated", "faults=[{fault: hang, client: 2}]", "limits.train_s=5")
@@ -153,6 +168,34 @@ def test_a_fleet_that_does_not_fit_is_refused(small: Any, head: Any, tmp_path: P
     )
     with pytest.raises(ExperimentError, match=r"6 of 6 client actors.*\n.*2 CPU, 0 tpu"):
         on_ray(experiment, tmp_path / "run", head.address)
+
+
+def test_a_hung_server_is_named(small: Any, head: Any, tmp_path: Path) -> None:
+    """A parameter server that no longer answers ends the run with its name, not the workers'."""
+    from orchestrator import ray_runtime
+    from policies.types import RunError
+
+    experiment = small(
+        "hosting=pooled", "stop.versions=100000", "limits.train_s=2", "limits.server_s=4"
+    )
+    stopped: list[int] = []
+
+    class Freezer(ray_runtime.RayRuntime):
+        def commit(self, addresses: Any, expected: Any) -> Any:
+            if expected.number == 20:
+                stopped.append(self._processes["parameter server"].pid)
+                os.kill(stopped[0], signal.SIGSTOP)
+            return super().commit(addresses, expected)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.ray_run.RayRuntime", Freezer)
+        try:
+            with pytest.raises(RunError, match=r"parameter server did not|for version 21, in vain"):
+                on_ray(experiment, tmp_path / "run", head.address)
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+    assert stopped
 
 
 def test_wall_clock(small: Any, head: Any, tmp_path: Path) -> None:
