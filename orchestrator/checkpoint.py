@@ -31,7 +31,8 @@ from orchestrator.books import (
     Roster,
     VersionStore,
 )
-from orchestrator.engine import Engine, Flight, Round
+from orchestrator.engine import Engine
+from orchestrator.plan import Flight, Round
 from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
 from orchestrator.stages import Compute, Download, Stage, Upload
 from policies.guards import StopReason

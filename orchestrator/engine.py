@@ -7,8 +7,7 @@ event makes, so that an interrupted run stands between two events and can be che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,13 +27,13 @@ from orchestrator.books import (
     VersionStore,
 )
 from orchestrator.clock import Clock, WallClock
-from orchestrator.fleet import Fleet, ServerSettings
+from orchestrator.fleet import Fleet
 from orchestrator.log import Log
 from orchestrator.observe import Observer, Point
-from orchestrator.runtime import Finished, Job, Pending, Place, Runtime
+from orchestrator.plan import Flight, Plan, Round
+from orchestrator.runtime import Finished, Job, Pending, Runtime
 from orchestrator.stages import Compute, Download, Stage, Upload, plain_training
-from policies.guards import Figures, Quarantine, Stop, StopReason
-from policies.method import Method
+from policies.guards import Figures, StopReason
 from policies.types import (
     ACCEPTED,
     Address,
@@ -50,81 +49,6 @@ from policies.wire import least_bytes
 
 POLL_S = 0.05
 """Longest wait on the wall before the engine looks round."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the engine needs of an experiment.
-
-    Attributes:
-        seed: Names all random streams.
-        method: The policies.
-        stop: When the run has done enough.
-        quarantine: When a client is no longer asked.
-        server: The modelled server.
-        every_versions: Evaluate every so many versions; version 0 and the last one always.
-        examples: Training examples of each client, shape (clients,).
-        forward_flops: Of one example.
-        test_examples: How many an evaluation takes.
-        delays: Whether modelled times pass (always, on the virtual clock).
-        faults: Planned faults by address.
-    """
-
-    seed: int
-    method: Method
-    stop: Stop
-    quarantine: Quarantine
-    server: ServerSettings
-    every_versions: int
-    examples: np.ndarray[Any, np.dtype[np.int64]]
-    forward_flops: float
-    test_examples: int
-    delays: bool = True
-    faults: Mapping[Address, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Flight:
-    """An assignment under way, until its update is committed or has come to nothing.
-
-    Attributes:
-        stages: Its process.
-        seconds: What each stage takes by itself; of an upload, the least.
-        at: Which stage it is in.
-        trained_s: When the last compute stage ended.
-        device_s: Seconds of the device and its links so far.
-        energy_j: Joules of them.
-        accepted: Whether it waits for its version.
-        finished: What came of the job, once that is known.
-        job: The job itself; not part of a checkpoint.
-    """
-
-    address: Address
-    base: Version
-    state: Place | None
-    stages: tuple[Stage, ...]
-    seconds: tuple[float, ...]
-    at: int = 0
-    trained_s: float = 0.0
-    device_s: float = 0.0
-    energy_j: float = 0.0
-    accepted: bool = False
-    finished: Finished | None = None
-    job: Pending[Finished] | None = None
-
-
-@dataclass(slots=True)
-class Round:
-    """A synchronous round: open until its version is due.
-
-    Attributes:
-        members: Clients under way on the newest version.
-    """
-
-    number: int = -1
-    open: bool = False
-    overdue: bool = False
-    members: int = 0
 
 
 class Control(Protocol):

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any, Final
 
-import numpy as np
 from rich.console import Console
 
 from actors.learning.data import DataSet
@@ -23,17 +22,18 @@ from actors.server import whole_model
 from actors.work import Shards
 from orchestrator import checkpoint
 from orchestrator.clock import Clock, VirtualClock, WallClock
-from orchestrator.engine import Control, Engine, Interrupted, Plan
+from orchestrator.engine import Control, Engine, Interrupted
 from orchestrator.fleet import Fleet
 from orchestrator.log import EVENTS_SCHEMA, OPS_SCHEMA, Log, digest
 from orchestrator.observe import Observer
+from orchestrator.plan import Plan, deal
 from orchestrator.progress import Progress
 from orchestrator.report import write_report
 from orchestrator.request import Request
 from orchestrator.runtime import Runtime
 from orchestrator.summary import Summary, of_ledger, worst_decile_accuracy
 from orchestrator.tracking import Tracker
-from policies.types import Address, RunError, stream
+from policies.types import RunError
 
 KILLED_WAIT_S: Final = 1.5
 """How long a run that is told to end (SIGTERM) lets MLflow finish: Ray kills after 3 s."""
@@ -145,7 +145,7 @@ class _Run:
         with ExitStack() as stack:
             stack.enter_context(self._signals.listening())
             try:
-                data, shards, fleet = self._world()
+                data, shards, fleet = deal(self._experiment)
                 runtime, control = self._start_runtime(data, shards, fleet, stack)
                 engine = self._engine(data, shards, fleet, runtime, control, saved)
                 self._startup_s = self._earlier_startup_s + time.monotonic() - self._began
@@ -167,15 +167,6 @@ class _Run:
                 self._ops.flush()
 
     # ------------------------------------------------------------ beginning
-
-    def _world(self) -> tuple[DataSet, Shards, Fleet]:
-        """Load the data, deal it out, and draw the fleet."""
-        experiment = self._experiment
-        data = experiment.data.load()
-        parts = experiment.data.partition.split(
-            data.y_train, experiment.fleet.clients, stream(experiment.seed, "partition")
-        )
-        return data, Shards.of(parts), Fleet.draw(experiment.fleet, experiment.seed)
 
     def _start_runtime(
         self, data: DataSet, shards: Shards, fleet: Fleet, stack: ExitStack
@@ -214,20 +205,7 @@ class _Run:
         saved: checkpoint.Saved | None,
     ) -> Engine:
         experiment = self._experiment
-        shape = data.shape
-        plan = Plan(
-            seed=experiment.seed,
-            method=experiment.method,
-            stop=experiment.stop,
-            quarantine=experiment.guards.quarantine,
-            server=experiment.server,
-            every_versions=experiment.evaluate.every_versions,
-            examples=np.diff(shards.bounds),
-            forward_flops=float(experiment.model.forward_flops(shape)),
-            test_examples=shape.test,
-            delays=experiment.clock == "virtual" or experiment.wall.delays,
-            faults={Address(f.client, f.number): f.fault for f in experiment.faults},
-        )
+        plan = Plan.of(experiment, data, shards)
         observers: tuple[Observer, ...] = (self._tracker, self._progress)
         engine = Engine(
             plan,

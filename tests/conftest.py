@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -69,47 +68,27 @@ def small() -> Callable[..., Any]:
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[..., Any]:
     """Return a maker of engines that run in this process."""
-    from actors.work import Shards
     from orchestrator.clock import VirtualClock, WallClock
-    from orchestrator.engine import Engine, Plan
-    from orchestrator.fleet import Fleet
+    from orchestrator.engine import Engine
     from orchestrator.in_process import InProcessRuntime
     from orchestrator.log import EVENTS_SCHEMA, Log
-    from policies.types import Address, stream
+    from orchestrator.plan import Plan, deal
 
     counter = iter(range(10**6))
 
     def make(
         experiment: Any, *, begin_s: float = 0.0, folder: Path | None = None, **more: Any
     ) -> Any:
-        data = experiment.data.load()
-        shards = Shards.of(
-            experiment.data.partition.split(
-                data.y_train, experiment.fleet.clients, stream(experiment.seed, "partition")
-            )
-        )
+        data, shards, fleet = deal(experiment)
         wall = experiment.wall
         clock = (
             VirtualClock(begin_s)
             if experiment.clock == "virtual"
             else WallClock(wall.time_scale, begin_s)
         )
-        plan = Plan(
-            seed=experiment.seed,
-            method=experiment.method,
-            stop=experiment.stop,
-            quarantine=experiment.guards.quarantine,
-            server=experiment.server,
-            every_versions=experiment.evaluate.every_versions,
-            examples=np.diff(shards.bounds),
-            forward_flops=float(experiment.model.forward_flops(data.shape)),
-            test_examples=data.shape.test,
-            delays=experiment.clock == "virtual" or wall.delays,
-            faults={Address(f.client, f.number): f.fault for f in experiment.faults},
-        )
         return Engine(
-            plan,
-            Fleet.draw(experiment.fleet, experiment.seed),
+            Plan.of(experiment, data, shards),
+            fleet,
             InProcessRuntime(experiment.work(), data, shards),
             clock,
             Log(folder or tmp_path / f"log-{next(counter)}", "events", EVENTS_SCHEMA),

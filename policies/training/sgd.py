@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from policies.training.flat_torch import FlatModel
 
 
-class Sgd(TrainingPolicy):
-    """Take stochastic gradient steps."""
+class LocalSteps(TrainingPolicy):
+    """Takes gradient steps, and says how strongly they are pulled towards the base."""
 
-    kind: Literal["sgd"] = "sgd"
+    def pull(self) -> float:
+        """Return the weight of ``1/2 * ||w - w_base||^2`` in the loss."""
+        return 0.0
 
     def train(
         self,
@@ -32,10 +34,16 @@ class Sgd(TrainingPolicy):
         """Train in place."""
         from policies.training.sgd_torch import local_sgd  # noqa: PLC0415  # torch, late
 
-        return local_sgd(self, model, x, y, rng, after_step=after_step)
+        return local_sgd(self, model, x, y, rng, proximal=self.pull(), after_step=after_step)
 
 
-class Proximal(TrainingPolicy):
+class Sgd(LocalSteps):
+    """Take stochastic gradient steps."""
+
+    kind: Literal["sgd"] = "sgd"
+
+
+class Proximal(LocalSteps):
     """Take gradient steps on ``loss + mu / 2 * ||w - w_base||^2``.
 
     Source:
@@ -45,15 +53,6 @@ class Proximal(TrainingPolicy):
     kind: Literal["proximal"] = "proximal"
     mu: NonNegativeFloat = 0.005
 
-    def train(
-        self,
-        model: FlatModel,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        rng: np.random.Generator,
-        after_step: Callable[[int], None] | None = None,
-    ) -> Trained:
-        """Train in place."""
-        from policies.training.sgd_torch import local_sgd  # noqa: PLC0415  # torch, late
-
-        return local_sgd(self, model, x, y, rng, proximal=self.mu, after_step=after_step)
+    def pull(self) -> float:
+        """Return mu."""
+        return self.mu
