@@ -459,8 +459,7 @@ class RayRuntime:
         worker.overran = False
         worker.ready = worker.actor.identity.remote()
         worker.ready_by = time.monotonic() + self._limits.start_s
-        if groups:
-            self._charge(groups[0].tasks)
+        self._charge(groups)
         for task in (task for group in groups for task in group.tasks):
             address = task.job.assignment.address
             what = {
@@ -477,19 +476,20 @@ class RayRuntime:
                 self._note("resent", **what)
                 heapq.heappush(worker.tasks, task)
 
-    def _charge(self, tasks: list[_Task]) -> None:
-        """Find who ended an actor: a planned fault has fired, or a task alone has tried once.
+    def _charge(self, groups: list[_Group]) -> None:
+        """Find who ended an actor: the first planned fault has fired, or a task alone has tried.
 
-        Neighbours in a group are not charged: each is sent again by itself, so that how tasks were
-        grouped changes nothing.
+        The second group may have ended it before the first one's reply was out. Neighbours are not
+        charged: each is sent again by itself, so that how tasks were grouped changes nothing.
         """
-        if len(tasks) == 1:
-            tasks[0].attempt += 1
-        for task in tasks:
+        for task in (task for group in groups for task in group.tasks):
             assignment = task.job.assignment
             if assignment.fault in {"crash", "hang"}:
+                task.attempt += 1
                 task.job = task.job._replace(assignment=assignment._replace(fault=""))
                 return
+        if groups and len(groups[0].tasks) == 1:
+            groups[0].tasks[0].attempt += 1
 
     def _meet(self, identity: Identity, name: str) -> None:
         """Note where an actor is; refuse one that imports other code under our names."""

@@ -35,10 +35,6 @@ from orchestrator.summary import Summary, of_ledger, worst_decile_accuracy
 from orchestrator.tracking import Tracker
 from policies.types import RunError
 
-KILLED_WAIT_S: Final = 1.5
-"""How long a run that is told to end (SIGTERM) lets MLflow finish: Ray kills after 3 s."""
-
-
 SAVE_SHARE: Final = 10
 """Checkpoints take at most one part in so many of the time, however large they are."""
 
@@ -158,7 +154,7 @@ class _Run:
                 number = self._signals.number or signal.SIGTERM
                 if isinstance(asked, SystemExit) and engine is not None:
                     raise
-                self._interrupted(engine, number)
+                self._interrupted(engine)
                 raise Killed(number) from None
             except BaseException:
                 self._tracker.finish("FAILED")
@@ -285,17 +281,16 @@ class _Run:
 
     # ------------------------------------------------------------ ending
 
-    def _interrupted(self, engine: Engine | None, number: int) -> None:
-        """Leave a checkpoint and a closed MLflow run; after SIGTERM there is little time."""
-        if number == signal.SIGTERM:
-            self._tracker.finish("KILLED", wait_s=KILLED_WAIT_S)
+    def _interrupted(self, engine: Engine | None) -> None:
+        """Leave a closed MLflow run and a checkpoint, both at once: there may be little time."""
+        ending = threading.Thread(target=self._tracker.finish, args=("KILLED",))
+        ending.start()
         try:
             if engine is not None:
-                self._progress.say("saving; a second Ctrl-C ends without")
+                self._progress.say("saving; a second signal ends without")
                 self._save(engine)
         finally:
-            if number != signal.SIGTERM:
-                self._tracker.finish("KILLED")
+            ending.join()
         where = f"at version {engine.head.number}" if engine else "before it began"
         self._progress.say(
             f"interrupted {where}; go on with: latecomer run --resume {self._request.out}"

@@ -78,7 +78,7 @@ def test_grouping_does_not_touch_planned_faults(
 ) -> None:
     """A crash in a group takes neither its neighbours' faults nor their tries with it."""
     bad = "{fault: garbage, client: 0}, {fault: garbage, client: 2}, {fault: not-finite, client: 4}"
-    wide = ("method.concurrency=6", "hosting=pooled", "limits.attempts=1")
+    wide = ("method.concurrency=6", "hosting=pooled", "limits.attempts=2")
     reference = ran(small(f"faults=[{bad}]", *wide))
     assert reference.engine.ledger.rejected == 3
     experiment = small(f"faults=[{bad}, {{fault: crash, client: 1}}]", *wide)
