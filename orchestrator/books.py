@@ -321,7 +321,6 @@ class Ledger:
     energy_j: float = 0.0
     device_s: float = 0.0
     wasted_device_s: float = 0.0
-    examples: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     accuracies: list[float] = field(default_factory=list)
 

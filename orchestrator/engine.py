@@ -591,7 +591,6 @@ class Engine:
             self.states.commit(entry.address)
             self.ledger.committed += 1
             self.ledger.staleness_sum += entry.staleness
-            self.ledger.examples += int(self.plan.examples[entry.address.client])
             self.events.append(
                 "committed",
                 time_s=now,

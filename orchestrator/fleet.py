@@ -63,8 +63,6 @@ class MixEntry(Settings):
 class JitterPolicy(Policy):
     """How much one piece of work differs from the next on the same device."""
 
-    family = "jitter"
-
     @abstractmethod
     def factor(self, seed: int, client: int, number: int) -> float:
         """Return the multiplier of the compute time of dispatch `number`, with mean 1."""

@@ -471,7 +471,7 @@ class RayRuntime:
             }
             if task.attempt >= self._limits.attempts:
                 self._note("given_up", **what)
-                task.result = Finished(None, lost=True)
+                task.result = Finished(None)
             else:
                 self._note("resent", **what)
                 heapq.heappush(worker.tasks, task)

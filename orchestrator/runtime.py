@@ -53,13 +53,11 @@ class Finished(NamedTuple):
         admission: The server's verdict and figures; None if the job was lost.
         payload: The payload.
         state: The client's next state; None where the method keeps none.
-        lost: Whether there is no result, after all attempts.
     """
 
     admission: Admission | None
     payload: Place | None = None
     state: Place | None = None
-    lost: bool = False
 
 
 class Pending(Protocol[T_co]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -29,7 +29,6 @@ class Policy(Settings):
     path, `kind: "my_module:MyPolicy"`.
     """
 
-    family: ClassVar[str] = ""
     kind: str
 
 

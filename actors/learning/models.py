@@ -13,7 +13,7 @@ import math
 from abc import abstractmethod
 from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -44,8 +44,6 @@ class ModelPolicy(Policy):
 
     The classifier maps float32 inputs, shape (n, *shape.input), to logits, shape (n, classes).
     """
-
-    family: ClassVar[str] = "model"
 
     @abstractmethod
     def parameters(self, shape: DataShape) -> int:

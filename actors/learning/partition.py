@@ -7,7 +7,7 @@ client and no client goes empty.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,6 @@ Indices = npt.NDArray[np.int64]
 
 class PartitionPolicy(Policy):
     """Deals the training examples out to the clients."""
-
-    family: ClassVar[str] = "partition"
 
     @abstractmethod
     def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
