@@ -18,10 +18,10 @@ import torch
 from actors import faults
 from actors.identity import Identity, identify, join_paths
 from actors.work import Assignment, GroupReceipt, Shards, Work
-from policies.training.flat_torch import FlatModel
+from policies.training import Task
 from policies.types import Buffer, stream, stream_seed
-from policies.update import ModelSchema
-from policies.wire import Header, StateLayout, decode, encode
+from policies.update import Base, Masked, ModelSchema
+from policies.wire import Header, Message, StateLayout, decode, encode
 
 if TYPE_CHECKING:
     from actors.learning.data import DataSet
@@ -41,10 +41,7 @@ class Client:
         self._work = work
         self._data = data
         self._shards = shards
-        with torch.random.fork_rng(devices=[]):
-            # As the evaluator does: what a module does not train is drawn alike everywhere.
-            torch.default_generator.manual_seed(stream_seed(work.seed, "init"))
-            self._model = FlatModel(work.model.build(data.shape))
+        self._model = work.build(data.shape)
         self._layout = StateLayout(work.method.uplink.start(self._model.schema))
         self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._cached_bytes = 0
@@ -69,23 +66,24 @@ class Client:
         client, number = assignment.address
         seed, method = self._work.seed, self._work.method
         received = decode(base, self.schema)
-        start = received.content.densify(self.schema.parameters)
-        self._model.load(start, received.buffers)
+        start = _base(received, self.schema)
+        self._model.load(start.values, received.buffers)
         x, y = self._examples_of(client)
+        task = Task(
+            stream(seed, "batches", client, number),
+            assignment.base.number,
+            _flags(start),
+            _drill(assignment.fault),
+        )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream_seed(seed, "train", client, number))
-            trained = method.training.train(
-                self._model,
-                x,
-                y,
-                stream(seed, "batches", client, number),
-                after_step=_drill(assignment.fault),
-            )
+            trained = method.training.train(self._model, x, y, task)
         before = self._layout.unpack(state) if state.size else self._layout.start
         weights = self._model.params.numpy()
         if assignment.fault == "not-finite":
             weights[0] = np.nan
-        content, after = method.uplink.compress(weights, start, before)
+        rng = stream(seed, "compress", client, number)
+        content, after = method.uplink.compress(weights, start, before, rng)
         header = Header(
             method.uplink.sends(),
             assignment.address,
@@ -93,7 +91,8 @@ class Client:
             trained.examples,
             trained.loss,
         )
-        payload = encode(header, content, self._model.buffers.numpy(), self.schema)
+        buffers = self._model.buffers.numpy()
+        payload = encode(header, content, buffers, self.schema, start.mask)
         payload = faults.spoil(assignment.fault, payload, assignment.address)
         return payload, self._layout.pack(after)
 
@@ -149,6 +148,27 @@ class Client:
             _, (old_x, old_y) = self._examples.popitem(last=False)
             self._cached_bytes -= old_x.nbytes + old_y.nbytes
         return x, y
+
+
+def _base(received: Message, schema: ModelSchema) -> Base:
+    """Return what a model message says to a client."""
+    content = received.content
+    return Base(
+        content.densify(schema.parameters),
+        schema,
+        received.header.base,
+        content.mask if isinstance(content, Masked) else None,
+        received.header.scalar,
+    )
+
+
+def _flags(base: Base) -> torch.Tensor | None:
+    """Return 1 where a parameter may move and 0 elsewhere; None without a mask."""
+    if base.mask is None:
+        return None
+    flags = torch.zeros(base.values.size)
+    flags[torch.from_numpy(base.mask.positions)] = 1.0
+    return flags
 
 
 def _drill(fault: str) -> Callable[[int], None] | None:

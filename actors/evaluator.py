@@ -9,10 +9,10 @@ import torch
 
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Evaluation, evaluate
-from actors.server import model_message
+from actors.publisher import whole_message
 from actors.work import Work
-from policies.training.flat_torch import FlatModel
-from policies.types import Buffer, Version, stream_seed
+from policies.sparsity import Masks
+from policies.types import Buffer, Version
 from policies.update import ModelSchema
 from policies.wire import decode
 
@@ -25,18 +25,20 @@ class Evaluator:
 
     def __init__(self, work: Work, data: DataSet) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(stream_seed(work.seed, "init"))
-            self._model = FlatModel(work.model.build(data.shape))
-        self._first = torch.cat([self._model.params, self._model.buffers]).numpy()
+        self._model = work.build(data.shape)
+        self._method = work.method
+        self._first = (self._model.params.numpy().copy(), self._model.buffers.numpy().copy())
         self._classes = data.classes
         self._x = torch.from_numpy(data.normalise(data.x_test).copy())
         self._y = torch.from_numpy(data.y_test.copy())
 
     def initial(self) -> tuple[ModelSchema, Buffer]:
         """Return the model's tensors and version 0, drawn from the experiment's seed."""
-        schema = self._model.schema
-        return schema, model_message(Version(0, 0), self._first, schema)
+        schema, method = self._model.schema, self._method
+        density = method.uplink.asks(0.0, method.aggregation.pacing().size, {})
+        mask = Masks.start(schema.parameters).newest if method.pruning.masks() else None
+        parts = (*self._first, mask, density)
+        return schema, whole_message(method.downlink, schema, Version(0, 0), *parts)
 
     def evaluate(self, message: Buffer) -> Evaluation:
         """Test a version; `message` is what clients are sent."""

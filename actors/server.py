@@ -9,17 +9,19 @@ its update is committed, or the last `commit`, changes nothing and gives the sam
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
 
 from actors.identity import Identity, identify, join_paths
+from actors.publisher import Publisher, Shipment
 from actors.work import Assignment, GroupReceipt, Work
-from policies.aggregation import mean_buffers
+from policies.aggregation import Applied, mean_buffers
+from policies.sparsity import LIVE, Masks, NoPruning, Stage
 from policies.types import (
     ACCEPTED,
     Address,
@@ -32,8 +34,8 @@ from policies.types import (
     Version,
     rejected,
 )
-from policies.update import Contribution, Dense, ModelSchema, Update
-from policies.wire import Header, WireError, check_finite, decode, encode, entropy_bytes
+from policies.update import Contribution, Mask, Masked, ModelSchema, Move, Update
+from policies.wire import Header, WireError, check_finite, decode, entropy_bytes
 
 T = TypeVar("T")
 
@@ -85,22 +87,31 @@ class Receipt:
 
     Attributes:
         version: The version it made.
-        bytes: Length of the version's message.
-        hash: XXH3-128 of it.
+        whole: What sending all of it takes; None where that depends on what a client holds.
+        hash: XXH3-128 of its message.
         nonzeros: Parameters that are not zero.
         committed: The updates in it, in order.
+        measures: Figures that the method is known by, by name.
     """
 
     version: Version
-    bytes: int
+    whole: Shipment | None
     hash: str
     nonzeros: int
     committed: tuple[Committed, ...]
+    measures: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The server between two versions: enough to make another one that goes on the same."""
+    """The server between two versions: enough to make another one that goes on the same.
+
+    Attributes:
+        version: The newest version made.
+        model: The server's own model, shape (P + B,).
+        memory: What its policies remember, by part and name (`aggregation/...`).
+        last_number: Of each client, the newest update that was committed.
+    """
 
     version: Version
     model: Vector
@@ -125,8 +136,11 @@ class Server:
         self._schema = schema
         self._version = first.header.base
         self._model = whole_model(initial, schema)
-        self._published = initial
-        self._memory = work.method.aggregation.start(schema.parameters)
+        self._publisher = Publisher(work.method.downlink, schema, initial)
+        self._memory = work.method.aggregation.start(schema)
+        self._pruned = work.method.pruning.start()
+        self._masks = Masks.start(schema.parameters) if work.method.pruning.masks() else None
+        self._density = self._asks({}, 0.0)
         self._waiting: dict[Address, _Waiting] = {}
         self._last_number: dict[int, int] = {}  # of each client, the newest that was committed
         self._last: tuple[Receipt, Buffer] | None = None
@@ -155,19 +169,21 @@ class Server:
             verdict = rejected(Reason.DUPLICATE, f"{address} was delivered before")
             return Admission(address, verdict, size, hash=digest)
         try:
-            message = decode(payload, self._schema)
+            masks = self._masks
+            message = decode(payload, self._schema, None if masks is None else masks.at)
             self._check(message.header, delivery)
             check_finite(message)
         except WireError as error:
             return Admission(address, rejected(error.reason, str(error)), size, hash=digest)
+        mask = message.content.mask if isinstance(message.content, Masked) else None
         admission = Admission(
             address,
             ACCEPTED,
             size,
-            entropy_bytes(message.content, message.buffers, self._schema),
+            entropy_bytes(message.content, message.buffers, self._schema, mask),
             message.content.nonzeros,
             message.header.examples,
-            message.header.loss,
+            message.header.scalar,
             digest,
         )
         self._waiting[address] = _Waiting(message.update(), admission)
@@ -206,18 +222,18 @@ class Server:
         if len(set(addresses)) < len(addresses):
             raise RunError(f"commit on {expected} names an update twice: {list(addresses)}")
         batch = [self._contribution(self._waiting[a].update, expected) for a in addresses]
+        before = self._model.copy() if self._lossy else None
         try:
-            memory = self._apply(batch)
+            moved = self._move(batch, made)
         except Exception:
-            self._model = whole_model(self._published, self._schema)
+            self._model = self._unmoved() if before is None else before
             raise
-        self._memory = memory
         for address in addresses:
             del self._waiting[address]
             known = self._last_number.get(address.client, -1)
             self._last_number[address.client] = max(known, address.number)
         entered = tuple(Committed(c.update.address, c.staleness, c.weight) for c in batch)
-        return self._publish(made, entered)
+        return self._publish(made, entered, moved)
 
     def rollback(self, target: Buffer, expected: Version) -> tuple[Receipt, Buffer]:
         """Publish an earlier version's weights as the next version of a new lineage.
@@ -232,25 +248,64 @@ class Server:
         repeated = self._repeated(expected, made, ())
         if repeated is not None:
             return repeated
+        read = decode(target, self._schema)
+        content = read.content
         self._model = whole_model(target, self._schema)
-        self._memory = self._method.aggregation.start(self._schema.parameters)
+        self._memory = self._method.aggregation.start(self._schema)
+        self._pruned = self._method.pruning.start()
+        if isinstance(content, Masked):
+            self._masks = Masks.resume(content.mask, self._schema.parameters, made.number)
+        elif self._masks is not None:
+            self._masks = Masks.start(self._schema.parameters)
+        self._density = self._asks({}, 0.0)
         self._waiting.clear()
-        return self._publish(made, ())
+        return self._publish(made, (), Applied({}))
+
+    def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
+        """Return what it takes to bring clients from the versions that they hold to another."""
+        return [self._publisher.quote(version, to) for version in held]
+
+    def ship(self, held: Version | None, to: Version) -> Buffer:
+        """Write the message that `quote` counts."""
+        return self._publisher.ship(held, to)
 
     def snapshot(self) -> Snapshot:
         """Return the server's state as values that later commits do not change."""
-        memory = {name: array.copy() for name, array in self._memory.items()}
+        parts = {
+            "aggregation": self._memory,
+            "pruning": self._pruned,
+            "masks": {} if self._masks is None else self._masks.dump(),
+            "publisher": self._publisher.dump(),
+            "asked": {"density": np.array([self._density])},
+        }
+        memory = {
+            f"{part}/{name}": array.copy()
+            for part, arrays in parts.items()
+            for name, array in arrays.items()
+        }
         return Snapshot(self._version, self._model.copy(), memory, dict(self._last_number))
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot; what was admitted has to be delivered again."""
+    def restore(self, snapshot: Snapshot, versions: Sequence[Buffer]) -> None:
+        """Go on from a snapshot; what was admitted has to be delivered again.
+
+        Args:
+            snapshot: As it was taken.
+            versions: Messages of the versions that clients may be sent, the newest last.
+        """
         self._version = snapshot.version
         self._model = snapshot.model.copy()
-        self._memory = {name: array.copy() for name, array in snapshot.memory.items()}
+        parts: dict[str, Arrays] = {}
+        for name, array in snapshot.memory.items():
+            part, _, rest = name.partition("/")
+            parts.setdefault(part, {})[rest] = array.copy()
+        self._memory = parts.get("aggregation", {})
+        self._pruned = parts.get("pruning", {})
+        self._masks = Masks.load(parts["masks"]) if "masks" in parts else None
+        self._density = float(parts["asked"]["density"][0])
+        self._publisher.load(parts["publisher"], versions, self._masks)
         self._last_number = dict(snapshot.last_number)
         self._waiting.clear()
         self._last = None
-        self._published = model_message(self._version, self._model, self._schema)
 
     def _check(self, header: Header, delivery: Delivery) -> None:
         if header.address != delivery.address:
@@ -284,35 +339,85 @@ class Server:
         staleness = expected.number - update.base.number
         return Contribution(update, staleness, self._method.staleness.weight(staleness))
 
-    def _apply(self, batch: list[Contribution]) -> Arrays:
-        """Move the model in place; return the aggregation's new memory."""
+    @property
+    def _lossy(self) -> bool:
+        """Whether the public model is not the server's own."""
+        return not self._method.downlink.lossless()
+
+    def _unmoved(self) -> Vector:
+        """Return the newest version again, shape (P + B,)."""
+        public = self._publisher.newest
+        return np.concatenate([public, self._publisher.newest_buffers])
+
+    def _asks(self, measures: Mapping[str, float], asked: float) -> float:
+        voters = self._method.aggregation.pacing().size
+        return self._method.uplink.asks(asked, voters, measures)
+
+    def _move(self, batch: list[Contribution], made: Version) -> Applied:
+        """Move the model in place; return what did it."""
         parameters = self._model[: self._schema.parameters]
+        if self._masks is not None:
+            batch = [_within(c, self._masks.newest) for c in batch]
         corrected = self._method.correction.correct(batch, parameters)
         aggregation = self._method.aggregation
-        memory = aggregation.apply(parameters, self._memory, corrected)
+        applied = aggregation.apply(parameters, self._memory, corrected, made.number)
         if self._schema.buffers:
             buffers = self._model[self._schema.parameters :]
             rate = np.float32(aggregation.buffer_rate(corrected))
             buffers += rate * (mean_buffers(corrected) - buffers)
-        return memory
+        applied = self._prune(parameters, applied, corrected, made)
+        move = Move(self._publisher.newest, parameters, self._schema)
+        measures = {**applied.measures, **self._method.uplink.measure(corrected, move)}
+        self._memory = applied.memory
+        self._density = self._asks(measures, self._density)
+        return replace(applied, measures=measures)
+
+    def _prune(
+        self, model: Vector, applied: Applied, batch: Sequence[Contribution], made: Version
+    ) -> Applied:
+        """Zero what does not stay."""
+        pruning, masks = self._method.pruning, self._masks
+        if isinstance(pruning, NoPruning):
+            return applied
+        alive = np.arange(model.size) if masks is None else masks.newest.positions
+        loss = float(np.mean([c.update.loss for c in batch]))
+        stage = Stage(made.number, 0 if masks is None else masks.epoch, loss)
+        kept, self._pruned = pruning.keep(model, alive, self._schema, stage, self._pruned)
+        if kept is not None:
+            left = np.zeros_like(model)
+            left[kept] = model[kept]
+            model[:] = left
+            applied = replace(applied, touched=None, step=None)
+            if masks is not None:
+                self._masks = masks = masks.narrow(kept, made.number)
+        prunable = self._schema.prunable
+        living = model != 0 if masks is None else masks.gone_at == LIVE
+        share = int(np.count_nonzero(prunable & living)) / max(int(prunable.sum()), 1)
+        measures = {"density": share}
+        if masks is not None:
+            measures["mask_epoch"] = float(masks.epoch)
+        return replace(applied, measures={**applied.measures, **measures})
 
     def _publish(
-        self, version: Version, committed: tuple[Committed, ...]
+        self, version: Version, committed: tuple[Committed, ...], applied: Applied
     ) -> tuple[Receipt, Buffer]:
         self._version = version
-        message = model_message(version, self._model, self._schema)
-        nonzeros = int(np.count_nonzero(self._model[: self._schema.parameters]))
+        message = self._publisher.publish(version, self._model, applied, self._masks, self._density)
+        whole = None
+        if not self._method.downlink.ring_bytes():
+            whole = self._publisher.quote(None, version)
+        nonzeros = int(np.count_nonzero(self._publisher.newest))
         digest = xxhash.xxh3_128_hexdigest(message.data)
-        self._published = message
-        self._last = (Receipt(version, int(message.size), digest, nonzeros, committed), message)
+        measures = tuple(sorted(applied.measures.items()))
+        receipt = Receipt(version, whole, digest, nonzeros, committed, measures)
+        self._last = (receipt, message)
         return self._last
 
 
-def model_message(version: Version, model: Vector, schema: ModelSchema) -> Buffer:
-    """Write a whole model, shape (P + B,), as the message that clients are sent."""
-    header = Header("weights", Address(0, 0), version, 0, 0.0)
-    parameters = schema.parameters
-    return encode(header, Dense(model[:parameters]), model[parameters:], schema)
+def _within(contribution: Contribution, mask: Mask) -> Contribution:
+    """Return a contribution without what is outside `mask`."""
+    update = contribution.update
+    return replace(contribution, update=replace(update, content=update.content.within(mask)))
 
 
 def whole_model(message: Buffer, schema: ModelSchema) -> Vector:
@@ -377,10 +482,15 @@ class ParameterServer:
         """Return the state at a version; see `Server.snapshot`."""
         return await self._in_turn(expected, self._server.snapshot)
 
-    async def restore(self, snapshot: Snapshot) -> None:
+    async def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
+        """Say what clients' messages take; see `Server.quote`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writer, self._server.quote, held, to)
+
+    async def restore(self, snapshot: Snapshot, *versions: Buffer) -> None:
         """Go on from a snapshot; see `Server.restore`."""
         async with self._turn:
-            self._server.restore(snapshot)
+            self._server.restore(snapshot, versions)
             self._turn.notify_all()
 
     async def _in_turn(self, expected: Version, act: Callable[[], T]) -> T:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import NonNegativeInt
 
 from actors.learning.data import DataSettings
+from actors.learning.examples import DataShape
 from actors.learning.models import Model
 from policies.base import Settings
 from policies.method import Method
-from policies.types import Address, Version
+from policies.types import Address, Version, stream_seed
+
+if TYPE_CHECKING:
+    from policies.training.flat_torch import FlatModel
 
 
 class Work(Settings):
@@ -23,6 +27,21 @@ class Work(Settings):
     data: DataSettings
     model: Model
     method: Method
+
+    def build(self, shape: DataShape) -> FlatModel:
+        """Return the model as the method trains it, drawn from the experiment's seed.
+
+        Every process draws alike, what a module does not train included.
+        """
+        import torch  # noqa: PLC0415  validating needs no torch
+
+        from policies.training.flat_torch import FlatModel  # noqa: PLC0415
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stream_seed(self.seed, "init"))
+            module = self.model.build(shape)
+            self.method.training.prepare(module)
+            return FlatModel(module)
 
 
 class Assignment(NamedTuple):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from actors.publisher import Shipment
 from orchestrator.runtime import Handle, Place
 from policies.types import Address, Outcome, Version
 
@@ -234,7 +235,7 @@ class VersionStore:
 
     def __init__(self) -> None:
         self._handles: dict[Version, Handle] = {}
-        self._bytes: dict[Version, int] = {}
+        self._whole: dict[Version, Shipment | None] = {}
         self._users: dict[Version, int] = {}
         self._newest: Version | None = None
 
@@ -243,11 +244,16 @@ class VersionStore:
         self._handles[version] = handle
         self._users[version] = 1
 
-    def publish(self, version: Version, size: int) -> None:
-        """Make a version of `size` bytes the newest; the one before goes once nobody uses it."""
+    def publish(self, version: Version, whole: Shipment | None) -> None:
+        """Make a version the newest; the one before goes once nobody uses it.
+
+        Args:
+            version: Newer than the newest.
+            whole: What sending it takes; None where that depends on what a client holds.
+        """
         if self._newest is not None and version <= self._newest:
             raise ValueError(f"{version} cannot follow {self._newest}")
-        self._bytes[version] = size
+        self._whole[version] = whole
         before, self._newest = self._newest, version
         if before is not None:
             self.release(before)
@@ -263,9 +269,9 @@ class VersionStore:
         """Return a version's handle."""
         return self._handles[version]
 
-    def bytes(self, version: Version) -> int:
-        """Return the length of a published version's message."""
-        return self._bytes[version]
+    def whole(self, version: Version) -> Shipment | None:
+        """Return what sending a published version takes, if that is the same for all."""
+        return self._whole[version]
 
     def hold(self, version: Version) -> Handle:
         """Count one more user of a version, and return its handle."""
@@ -277,26 +283,31 @@ class VersionStore:
         self._users[version] -= 1
         if not self._users[version]:
             del self._users[version], self._handles[version]
-            self._bytes.pop(version, None)
+            self._whole.pop(version, None)
 
     def __contains__(self, version: Version) -> bool:
         """Whether somebody still needs it."""
         return version in self._handles
 
-    def items(self) -> list[tuple[Version, int, int | None, Handle]]:
-        """Return (version, users, bytes if published, handle) in order, for a checkpoint."""
+    def items(self) -> list[tuple[Version, int, Shipment | None, Handle]]:
+        """Return (version, users, whole, handle) in order, for a checkpoint."""
         return [
-            (v, self._users[v], self._bytes.get(v), self._handles[v]) for v in sorted(self._handles)
+            (v, self._users[v], self._whole.get(v), self._handles[v]) for v in sorted(self._handles)
         ]
 
     def put(
-        self, version: Version, users: int, size: int | None, handle: Handle, *, newest: bool
+        self,
+        version: Version,
+        users: int,
+        whole: Shipment | None,
+        handle: Handle,
+        *,
+        newest: bool,
     ) -> None:
         """Read one of `items` back."""
         self._handles[version] = handle
         self._users[version] = users
-        if size is not None:
-            self._bytes[version] = size
+        self._whole[version] = whole
         if newest:
             self._newest = version
 
@@ -317,6 +328,7 @@ class Ledger:
     downlink_bytes: int = 0
     uplink_bytes: int = 0
     uplink_entropy_bytes: float = 0.0
+    downlink_entropy_bytes: float = 0.0
     staleness_sum: int = 0
     energy_j: float = 0.0
     device_s: float = 0.0

@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from actors.learning.evaluation_torch import Evaluation
+from actors.publisher import Shipment
 from actors.server import Committed, Delivery, Receipt, Snapshot
 from orchestrator.books import (
     ClientStates,
@@ -38,7 +39,7 @@ from orchestrator.stages import Compute, Download, Stage, Upload
 from policies.guards import StopReason
 from policies.types import Address, Buffer, ExperimentError, Version
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Download": Download,
     "Compute": Compute,
@@ -167,6 +168,8 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "buffer": engine.buffer,
         "selections": engine.selections,
         "points": engine.points,
+        "held": sorted(engine.held.items()),
+        "measures": engine.measures,
         "stopped": asdict(engine.stopped) if engine.stopped else None,
         "best": engine.best,
         "last_evaluation": [last[0], asdict(last[1])] if last else None,
@@ -174,8 +177,8 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "receipts": [(v, _receipt(p.result())) for v, p in engine.receipts.items()],
         "last_number": sorted(server.last_number.items()),
         "versions": [
-            (v, users, size, v == newest, blobs.save(f"version/{v.number}", handle))
-            for v, users, size, handle in engine.versions.items()
+            (v, users, whole, v == newest, blobs.save(f"version/{v.number}", handle))
+            for v, users, whole, handle in engine.versions.items()
         ],
         "states": [
             (c, n, committed, blobs.save(f"state/{c}/{n}", place))
@@ -232,6 +235,8 @@ class _Reader:
         engine.buffer = [Address(*a) for a in state["buffer"]]
         engine.selections = state["selections"]
         engine.points = state["points"]
+        engine.held = {c: Version(*v) for c, v in state["held"]}
+        engine.measures = state["measures"]
         engine.stopped = StopReason(**state["stopped"]) if state["stopped"] else None
         self._versions()
         self._states()
@@ -265,12 +270,17 @@ class _Reader:
         }
         last = {int(c): int(n) for c, n in self._state["last_number"]}
         head = Version(*self._state["head"])
-        self._engine.runtime.restore(Snapshot(head, self._arrays["server/model"], memory, last))
+        snapshot = Snapshot(head, self._arrays["server/model"], memory, last)
+        rows = self._state["versions"]  # in their order; `newest` is what clients are sent now
+        since = next(index for index, (_, _, _, newest, _) in enumerate(rows) if newest)
+        versions = [self._handle(name) for *_, name in rows[since:]]
+        self._engine.runtime.restore(snapshot, versions)
 
     def _versions(self) -> None:
         versions = VersionStore()
-        for version, users, size, newest, name in self._state["versions"]:
-            versions.put(Version(*version), users, size, self._handle(name), newest=newest)
+        for version, users, whole, newest, name in self._state["versions"]:
+            shipment = None if whole is None else Shipment(*whole)
+            versions.put(Version(*version), users, shipment, self._handle(name), newest=newest)
         self._engine.versions = versions
 
     def _states(self) -> None:
@@ -310,4 +320,12 @@ class _Reader:
 
 def _read_receipt(data: dict[str, Any]) -> Receipt:
     committed = tuple(Committed(Address(*a), s, w) for a, s, w in data["committed"])
-    return Receipt(**data | {"version": Version(*data["version"]), "committed": committed})
+    whole = None if data["whole"] is None else Shipment(*data["whole"])
+    measures = tuple((name, value) for name, value in data["measures"])
+    typed = {
+        "version": Version(*data["version"]),
+        "committed": committed,
+        "whole": whole,
+        "measures": measures,
+    }
+    return Receipt(**data | typed)

@@ -7,13 +7,14 @@ event makes, so that an interrupted run stands between two events and can be che
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 
 from actors.learning.evaluation_torch import Evaluation
+from actors.publisher import Shipment
 from actors.server import Receipt, whole_model
 from actors.work import Assignment
 from orchestrator.books import (
@@ -92,7 +93,7 @@ class Engine:
         self._note = note
         self._pacing = plan.method.aggregation.pacing()
         self.schema, initial = runtime.initial()
-        self._least_bytes = least_bytes(plan.method.uplink.least_nonzeros(self.schema), self.schema)
+        self._least_bytes = least_bytes(plan.method.uplink.least_bits(self.schema), self.schema)
         self.queue = EventQueue()
         self.resources = Resources()
         self.roster = Roster(len(fleet))
@@ -106,6 +107,8 @@ class Engine:
         self.head = Version(0, 0)  # the newest version committed, published or not
         self.receipts: dict[Version, Pending[Receipt]] = {}
         self.evaluations: dict[Version, Pending[Evaluation]] = {}
+        self.held: dict[int, Version] = {}  # the newest version that each client was sent
+        self.measures: dict[str, float] = {}  # what the newest version was measured at
         self.last_evaluation: tuple[Version, Evaluation] | None = None
         self.best: tuple[float, Version] | None = None
         self.selections = 0
@@ -130,7 +133,7 @@ class Engine:
     def begin(self) -> None:
         """Publish and evaluate version 0, and ask the first clients."""
         message = self.runtime.fetch(self.versions.handle(self.head))
-        self.versions.publish(self.head, int(message.size))
+        self.versions.publish(self.head, self.runtime.quote([None], self.head)[0])
         parameters = whole_model(message, self.schema)[: self.schema.parameters]
         self.events.append(
             "published",
@@ -266,14 +269,16 @@ class Engine:
     def _on_select(self, event: Event) -> None:
         if event.number != self.selections or not self._may_commit():
             return  # the same moment asked twice, or nobody's update could count any more
+        if self.versions.newest.lineage != self.head.lineage:
+            return  # a rollback is about to be published, and would supersede the work
         self.selections += 1
         count = self._wanted()
         if count <= 0:
             return
         rng = stream(self.plan.seed, "select", 0, event.number)
         chosen = self.plan.method.selection.choose(self.roster, count, rng)
-        for client in chosen:
-            self._dispatch(client)
+        for client, shipment in zip(chosen, self._quotes(chosen), strict=True):
+            self._dispatch(client, shipment)
         if self._pacing.cohort is not None and chosen:
             self.round = Round(self.round.number + 1, open=True, members=len(chosen))
             if self._pacing.deadline_s is not None:
@@ -285,21 +290,31 @@ class Engine:
             return self.plan.method.concurrency - self.flying
         return 0 if self.round.open or self.receipts else self._pacing.cohort
 
-    def _dispatch(self, client: int) -> None:
+    def _quotes(self, clients: Sequence[int]) -> list[Shipment]:
+        """Return what it takes to bring clients to the newest version from what they hold."""
+        newest = self.versions.newest
+        whole = self.versions.whole(newest)
+        if whole is not None:
+            return [whole] * len(clients)
+        return self.runtime.quote([self.held.get(client) for client in clients], newest)
+
+    def _dispatch(self, client: int, shipment: Shipment) -> None:
         address = self.roster.dispatch(client)
         base = self.versions.newest
         self.versions.hold(base)
-        size = self.versions.bytes(base)
+        held = self.held.get(client)
+        self.held[client] = base
         flops = self.plan.method.training.flops(
             int(self.plan.examples[client]), self.plan.forward_flops
         )
-        stages = plain_training(size, flops, self._least_bytes)
+        stages = plain_training(shipment.bytes, flops, self._least_bytes)
         seconds = tuple(self._duration(address, stage) for stage in stages)
         flight = Flight(address, base, self.states.current(client), stages, seconds)
         self.flights[address] = flight
         self.flying += 1
         self.ledger.dispatched += 1
-        self.ledger.downlink_bytes += size
+        self.ledger.downlink_bytes += shipment.bytes
+        self.ledger.downlink_entropy_bytes += shipment.entropy_bytes
         self.events.append(
             "dispatched",
             time_s=self.clock.now_s(),
@@ -307,7 +322,9 @@ class Engine:
             number=address.number,
             base_version=base.number,
             lineage=base.lineage,
-            downlink_bytes=size,
+            held_version=None if held is None else held.number,
+            downlink_bytes=shipment.bytes,
+            downlink_entropy_bytes=shipment.entropy_bytes,
         )
         if self.clock.kind == "virtual":
             self.submit(flight)
@@ -602,7 +619,7 @@ class Engine:
                 staleness=entry.staleness,
                 weight=entry.weight,
             )
-        self.versions.publish(version, receipt.bytes)
+        self.versions.publish(version, receipt.whole)
         self.events.append(
             "published",
             time_s=now,
@@ -611,6 +628,16 @@ class Engine:
             nonzeros=receipt.nonzeros,
             hash=receipt.hash,
         )
+        self.measures = dict(receipt.measures)
+        for name, value in receipt.measures:
+            self.events.append(
+                "measured",
+                time_s=now,
+                version=version.number,
+                lineage=version.lineage,
+                measure=name,
+                value=value,
+            )
         if version.number % self.plan.every_versions == 0:
             self._evaluate(version)
         if self.stopped is None:
@@ -664,7 +691,7 @@ class Engine:
     def _tell(self, version: Version, result: Evaluation) -> None:
         status = self.status()
         metrics = {name: float(status[name]) for name in METRICS}
-        metrics |= {"accuracy": result.accuracy, "loss": result.loss}
+        metrics |= {"accuracy": result.accuracy, "loss": result.loss} | self.measures
         point = Point(version.number, self.clock.now_s(), metrics)
         self.points += 1
         for observer in self._observers:
@@ -688,6 +715,7 @@ class Engine:
             "uplink_bytes": ledger.uplink_bytes,
             "downlink_bytes": ledger.downlink_bytes,
             "uplink_entropy_bytes": ledger.uplink_entropy_bytes,
+            "downlink_entropy_bytes": ledger.downlink_entropy_bytes,
             "mean_staleness": ledger.mean_staleness,
             "energy_joules": ledger.energy_j,
             "device_seconds": ledger.device_s,
@@ -731,6 +759,7 @@ METRICS = (
     "uplink_bytes",
     "downlink_bytes",
     "uplink_entropy_bytes",
+    "downlink_entropy_bytes",
     "mean_staleness",
     "energy_joules",
     "device_seconds",

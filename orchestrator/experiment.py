@@ -26,8 +26,8 @@ from orchestrator.tracking import TrackingSettings
 from policies.aggregation import AggregationPolicy
 from policies.base import Settings
 from policies.guards import Quarantine, Stop
-from policies.method import Method, misfits
-from policies.sparsity import UplinkPolicy
+from policies.method import Method, mask_misfits, misfits, sparse_weights_misfits
+from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
 from policies.types import ExperimentError
 from policies.units import Seconds
 
@@ -153,6 +153,18 @@ def _fits_together(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> Find
         yield "method.aggregation", reason
 
 
+def _zeros_arrive(
+    uplink: UplinkPolicy, aggregation: AggregationPolicy, pruning: PruningPolicy
+) -> Finding:
+    for reason in sparse_weights_misfits(uplink, aggregation, pruning):
+        yield "method.aggregation", reason
+
+
+def _masks_agree(pruning: PruningPolicy, downlink: DownlinkPolicy, uplink: UplinkPolicy) -> Finding:
+    for reason in mask_misfits(pruning, downlink, uplink):
+        yield "method.pruning", reason
+
+
 def _enough_clients(fleet: FleetSettings, aggregation: AggregationPolicy) -> Finding:
     cohort = aggregation.pacing().cohort
     if cohort is not None and cohort > fleet.clients:
@@ -241,6 +253,8 @@ def _faults_name_clients(fleet: FleetSettings, faults: tuple[PlannedFault, ...])
 
 CHECKS = (
     Check(("method.uplink", "method.aggregation"), _fits_together),
+    Check(("method.uplink", "method.aggregation", "method.pruning"), _zeros_arrive),
+    Check(("method.pruning", "method.downlink", "method.uplink"), _masks_agree),
     Check(("fleet", "method.aggregation"), _enough_clients),
     Check(("fleet", "method.concurrency", "method.aggregation"), _concurrency),
     Check(("data",), _data_is_there),

@@ -13,6 +13,7 @@ from actors.evaluator import Evaluator
 from actors.identity import identify, pss_bytes
 from actors.learning.data import DataSet
 from actors.learning.evaluation_torch import Evaluation
+from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Server, Snapshot
 from actors.work import Shards, Work
 from orchestrator.runtime import Finished, Handle, Job, Pending, Place, Ready
@@ -96,9 +97,13 @@ class InProcessRuntime:
             raise ValueError(f"the server is at {snapshot.version}, not at {expected}")
         return snapshot
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
+        """Return what clients' messages take."""
+        return self._server.quote(held, to)
+
+    def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> None:
         """Let the server go on from a snapshot."""
-        self._server.restore(snapshot)
+        self._server.restore(snapshot, versions)
 
     def put(self, buffer: Buffer) -> Handle:
         """Keep a buffer."""

@@ -31,7 +31,9 @@ EVENTS_SCHEMA: Final = pa.schema(
         ("weight", pa.float64()),  # the staleness weight that was applied
         ("outcome", pa.string()),  # accepted, rejected, superseded, lost
         ("reason", pa.string()),
+        ("held_version", pa.int64()),  # what a client held when it was sent the base
         ("downlink_bytes", pa.int64()),
+        ("downlink_entropy_bytes", pa.float64()),  # the least that this message could take
         ("uplink_bytes", pa.int64()),
         ("uplink_entropy_bytes", pa.float64()),  # the least that this payload could take
         ("nonzeros", pa.int64()),
@@ -41,6 +43,8 @@ EVENTS_SCHEMA: Final = pa.schema(
         ("device_s", pa.float64()),  # device seconds that the work took
         ("energy_j", pa.float64()),
         ("hash", pa.string()),  # of the model or payload, xxh3-128
+        ("measure", pa.string()),  # name of a figure of the method
+        ("value", pa.float64()),
         ("detail", pa.string()),
     ]
 )

@@ -132,6 +132,23 @@ def staleness(taken: pd.Series[int]) -> Markup:
     return _svg(figure)
 
 
+def measures(table: pd.DataFrame) -> Markup:
+    """Draw each figure of the method over versions, one column of `table` a panel."""
+    columns = min(3, len(table.columns))
+    rows = -(-len(table.columns) // columns)
+    figure = Figure(figsize=(10, 2.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    versions = pd.Series(table.index.to_numpy(float), index=table.index)
+    for axes, name in zip(panels, table.columns, strict=False):
+        _line(axes, versions, table[name], "up")
+        axes.set_title(str(name).replace("_", " "))
+        axes.set(xlabel="version")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in panels[len(table.columns) :]:
+        axes.set_axis_off()
+    return _svg(figure)
+
+
 def people(clients: pd.DataFrame) -> Markup:
     """Draw a bar a client, or how many clients gave how many updates if there are many."""
     figure = Figure(figsize=(10, 2.9), layout="constrained")

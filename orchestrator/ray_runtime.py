@@ -26,6 +26,7 @@ from actors.evaluator import EvaluatorActor
 from actors.identity import Identity, identify, pss_bytes
 from actors.learning.data import DataSet
 from actors.learning.evaluation_torch import Evaluation
+from actors.publisher import Shipment
 from actors.server import Delivery, ParameterServer, Receipt, Snapshot
 from actors.work import GroupReceipt, Shards, Work
 from orchestrator.experiment import Limits
@@ -243,9 +244,16 @@ class RayRuntime:
         found: Snapshot = self._get(reference, self._limits.server_s, "the server's state")
         return found
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
+        """Return what clients' messages take; the server counts them."""
+        reference = self._server.quote.remote(list(held), to)
+        found: list[Shipment] = self._get(reference, self._limits.server_s, "the server to count")
+        return found
+
+    def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> None:
         """Let the server go on from a snapshot."""
-        self._get(self._server.restore.remote(snapshot), self._limits.server_s, "the server")
+        reference = self._server.restore.remote(snapshot, *versions)
+        self._get(reference, self._limits.server_s, "the server")
 
     def put(self, buffer: Buffer) -> Handle:
         """Keep a buffer; the driver owns it."""

@@ -76,6 +76,7 @@ def write_report(out: Path) -> Path:
             _price(events),
             _spending(events),
             _staleness(events),
+            _method(events),
             _people(clients),
             _outcomes(events),
             _guards(events),
@@ -180,7 +181,12 @@ def _tiles(summary: Mapping[str, Any]) -> list[_Tile]:
         tile("Updates", "updates", None, beside("rejected:", "rejected_updates")),
         tile("Mean staleness", "mean_staleness", None, "versions"),
         tile("Sent up", "uplink_bytes", BYTES, beside("at best", "uplink_entropy_bytes", BYTES)),
-        tile("Sent down", "downlink_bytes", BYTES),
+        tile(
+            "Sent down",
+            "downlink_bytes",
+            BYTES,
+            beside("at best", "downlink_entropy_bytes", BYTES),
+        ),
         tile("Energy", "energy_joules", ENERGY),
         tile("Device time wasted", "wasted_device_seconds", TIME),
         tile("Updates a second", "updates_per_second", None, "of wall time"),
@@ -255,6 +261,27 @@ def _staleness(events: pd.DataFrame) -> _Part:
         f"at most {count(taken.max())} versions late.",
         picture=pictures.staleness(taken),
     )
+
+
+def _method(events: pd.DataFrame) -> _Part | None:
+    """The figures that the method itself is known by."""
+    found = events[events["kind"] == "measured"].dropna(subset=["measure", "value"])
+    if found.empty:
+        return None
+    table = found.pivot_table(index="version", columns="measure", values="value", aggfunc="last")
+    rows = [
+        [str(name).replace("_", " "), *(_figure(v) for v in (column.iloc[0], column.iloc[-1]))]
+        for name, column in ((name, table[name].dropna()) for name in table.columns)
+    ]
+    return _Part(
+        "What the method measures",
+        picture=pictures.measures(table),
+        rows=_Rows(("figure", "first version", "last version"), rows),
+    )
+
+
+def _figure(value: float) -> str:
+    return count(value) if float(value).is_integer() else f"{value:.4g}"
 
 
 def _people(clients: pd.DataFrame) -> _Part:

@@ -21,7 +21,10 @@ def show(summary: Summary, folder: Path, experiment: Experiment, console: Consol
     table = Table(title=f"{summary.name}: stopped by {summary.stopped_by}", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    saved = summary.uplink_entropy_bytes / summary.uplink_bytes if summary.uplink_bytes else 1.0
+
+    def beside(sent: int, bound: float) -> str:
+        return f"{size(sent)} (bound {bound / sent if sent else 1.0:.1%} of it)"
+
     rows = {
         "final accuracy": f"{summary.final_accuracy:.4f}",
         "mean of the last tenth": f"{summary.tail_accuracy:.4f}",
@@ -32,8 +35,8 @@ def show(summary: Summary, folder: Path, experiment: Experiment, console: Consol
         "virtual time": seconds(summary.virtual_seconds),
         "wall time": f"{seconds(summary.wall_seconds)} ({summary.startup_seconds:.1f} s to start)",
         "updates a second": f"{summary.updates_per_second:.1f}",
-        "uplink": f"{size(summary.uplink_bytes)} (bound {saved:.1%} of it)",
-        "downlink": size(summary.downlink_bytes),
+        "uplink": beside(summary.uplink_bytes, summary.uplink_entropy_bytes),
+        "downlink": beside(summary.downlink_bytes, summary.downlink_entropy_bytes),
         "energy of the devices": f"{summary.energy_joules:.1f} J",
         "memory of all processes": size(summary.peak_pss_bytes),
     }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from actors.learning.evaluation_torch import Evaluation
+from actors.publisher import Shipment
 from actors.server import Admission, Delivery, Receipt, Snapshot
 from actors.work import Assignment
 from policies.types import Address, Buffer, Version
@@ -121,8 +122,11 @@ class Runtime(Protocol):
     def snapshot(self, expected: Version) -> Snapshot:
         """Return the server's state once it has reached a version."""
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Let the server go on from a snapshot."""
+    def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
+        """Return what it takes to bring clients from the versions that they hold to another."""
+
+    def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> None:
+        """Let the server go on from a snapshot, and the versions that clients may be sent."""
 
     def put(self, buffer: Buffer) -> Handle:
         """Keep a buffer."""

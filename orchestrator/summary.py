@@ -45,6 +45,7 @@ class Summary:
     uplink_bytes: int
     downlink_bytes: int
     uplink_entropy_bytes: float
+    downlink_entropy_bytes: float
     mean_staleness: float
     energy_joules: float
     device_seconds: float
@@ -103,6 +104,7 @@ def of_ledger(ledger: Ledger) -> dict[str, Any]:
         "uplink_bytes": ledger.uplink_bytes,
         "downlink_bytes": ledger.downlink_bytes,
         "uplink_entropy_bytes": ledger.uplink_entropy_bytes,
+        "downlink_entropy_bytes": ledger.downlink_entropy_bytes,
         "mean_staleness": ledger.mean_staleness,
         "energy_joules": ledger.energy_j,
         "device_seconds": ledger.device_s,

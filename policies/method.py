@@ -7,11 +7,21 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from policies.aggregation import Aggregation, AggregationPolicy, FedBuff
+from policies.aggregation import Aggregation, AggregationPolicy, FedAsync, FedBuff
 from policies.base import Settings
 from policies.correction import Correction, NoCorrection
 from policies.selection import Selection, Uniform
-from policies.sparsity import DenseDownlink, DenseUplink, Downlink, Uplink, UplinkPolicy
+from policies.sparsity import (
+    DenseDownlink,
+    DenseUplink,
+    Downlink,
+    DownlinkPolicy,
+    NoPruning,
+    Pruning,
+    PruningPolicy,
+    Uplink,
+    UplinkPolicy,
+)
 from policies.staleness import Polynomial, Staleness
 from policies.training import Sgd, Training
 
@@ -31,18 +41,63 @@ class Method(Settings):
     staleness: Annotated[Staleness, Field(default_factory=Polynomial)]
     correction: Annotated[Correction, Field(default_factory=NoCorrection)]
     aggregation: Annotated[Aggregation, Field(default_factory=FedBuff)]
+    pruning: Annotated[Pruning, Field(default_factory=NoPruning)]
 
 
 def misfits(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> Iterator[str]:
     """Yield why an uplink and an aggregation cannot work together, from their payload types."""
     if uplink.sends() not in aggregation.takes():
-        takes = " or ".join(sorted(aggregation.takes()))
-        way_out = "Choose another uplink or another aggregation."
-        if isinstance(uplink, DenseUplink) and aggregation.takes() & {"delta", "weights"}:
-            way_out = f"Set method.uplink.content to {takes}."
-        elif aggregation.kind == "fedasync":
-            way_out = "Set method.aggregation.form to delta, or method.uplink to dense weights."
         yield (
-            f"{aggregation.kind} aggregates {takes}, but the uplink {uplink.kind} sends "
-            f"{uplink.sends()}. {way_out}"
+            f"{aggregation.kind} aggregates {' or '.join(sorted(aggregation.takes()))}, but the "
+            f"uplink {uplink.kind} sends {uplink.sends()}. {_way_out(uplink, aggregation)}"
+        )
+
+
+def _way_out(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> str:
+    takes, sends = aggregation.takes(), uplink.sends()
+    if takes == {"votes"}:
+        return "Set method.uplink.kind to signs or sign-sgd."
+    if sends == "votes":
+        return "Set method.aggregation.kind to majority-vote, or choose another uplink."
+    if "content" in type(uplink).model_fields:
+        return f"Set method.uplink.content to {' or '.join(sorted(takes - {'votes'}))}."
+    if type(aggregation) is FedAsync:
+        form = "mix" if sends == "weights" else "delta"
+        return f"Set method.aggregation.form to {form}, or choose another uplink."
+    if type(aggregation) is FedBuff:
+        return f"Set method.aggregation.form to {sends}, or choose another uplink."
+    return "Choose another uplink or another aggregation."
+
+
+def sparse_weights_misfits(
+    uplink: UplinkPolicy, aggregation: AggregationPolicy, pruning: PruningPolicy
+) -> Iterator[str]:
+    """Yield why sparse weights would never become a sparse model."""
+    if not uplink.zeros_count() or aggregation.keeps_zeros() or not isinstance(pruning, NoPruning):
+        return
+    if uplink.sends() in aggregation.takes():
+        yield (
+            f"the uplink {uplink.kind} sends weights whose zeros count, but {aggregation.kind} "
+            "keeps part of the old model at every version, so no zero of a client would ever "
+            "reach it. Set method.aggregation to fedavg or to fedbuff with form weights, or prune "
+            "every version again with method.pruning.kind top-k."
+        )
+
+
+def mask_misfits(
+    pruning: PruningPolicy, downlink: DownlinkPolicy, uplink: UplinkPolicy
+) -> Iterator[str]:
+    """Yield why masks cannot work with a downlink or an uplink."""
+    if not pruning.masks():
+        return
+    if not downlink.lossless():
+        yield (
+            f"{pruning.kind} lets every client know the same mask of the same model, but the "
+            f"downlink {downlink.kind} sends another model than the server's. "
+            "Set method.downlink.kind to difference, or to sparse or dense with values fp32."
+        )
+    if uplink.zeros_count():
+        yield (
+            f"the uplink {uplink.kind} prunes at each client, and {pruning.kind} prunes the global "
+            "model. Choose one: method.uplink.kind packed, or method.pruning.kind none."
         )

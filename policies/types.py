@@ -25,6 +25,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 PayloadKind = Literal["delta", "weights", "votes"]
 """What the numbers of an update are: a difference, whole weights, or signs to be counted."""
 
+ValueCoding = Literal["fp32", "fp16", "bf16", "int8", "level", "sign"]
+"""How one value is written."""
+
 
 class LatecomerError(Exception):
     """A mistake with a message for the user: what, the rule, and the way out.
@@ -76,6 +79,7 @@ class Reason(StrEnum):
     WRONG_SCHEMA = "wrong_schema"
     WRONG_ADDRESS = "wrong_address"
     WRONG_VERSION = "wrong_version"
+    WRONG_MASK = "wrong_mask"
     NOT_FINITE = "not_finite"
     WRONG_EXAMPLES = "wrong_examples"
     DUPLICATE = "duplicate"
@@ -95,6 +99,7 @@ HOSTILE_REASONS: Final = frozenset(
         Reason.WRONG_SCHEMA,
         Reason.WRONG_ADDRESS,
         Reason.WRONG_VERSION,
+        Reason.WRONG_MASK,
         Reason.NOT_FINITE,
         Reason.WRONG_EXAMPLES,
         Reason.DUPLICATE,

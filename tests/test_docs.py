@@ -24,8 +24,8 @@ from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
 from orchestrator.log import EVENTS_SCHEMA, OPS_SCHEMA
 from orchestrator.summary import Summary
-from policies.types import Address, Outcome, Reason, Version
-from policies.update import ModelSchema, Sparse, TensorSpec
+from policies.types import Address, Outcome, Reason, Version, stream
+from policies.update import Base, ModelSchema, Sparse, TensorSpec
 from policies.wire import Header, decode, encode, entropy_bytes, most_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,9 +198,9 @@ def test_the_limit_on_the_page_is_the_limit_of_the_reader() -> None:
     """The formula of docs/wire-format.md gives `most_bytes`."""
     schema = ModelSchema((TensorSpec("a", (100, 7)), TensorSpec("m", (9,), buffer=True)))
     tensors, parameters, buffers = 1, 700, 9
-    formula = "68 + 11 T + 10 + 2 (floor(P / 8) + 3) + 4 + 4 (P + B) bytes"
+    formula = "128 + 16 T + floor(P / 4) + 4 (P + B) bytes"
     assert formula in text_of("wire-format.md")
-    limit = 68 + 11 * tensors + 10 + 2 * (parameters // 8 + 3) + 4 + 4 * (parameters + buffers)
+    limit = 128 + 16 * tensors + parameters // 4 + 4 * (parameters + buffers)
     assert most_bytes(schema) == limit
 
 
@@ -245,9 +245,10 @@ def test_the_policy_to_copy_does_what_it_says(own_code: Path) -> None:
     weights, base = np.arange(8, dtype=np.float32), np.ones(8, dtype=np.float32)
     state = uplink.start(schema)
     seen = {}
-    for _ in range(20):
-        sent, state = uplink.compress(weights, base, state)
-        assert sent.nonzeros >= uplink.least_nonzeros(schema)
+    for number in range(20):
+        rng = stream(0, "compress", 0, number)
+        sent, state = uplink.compress(weights, Base(base, schema), state, rng)
+        assert 32 * sent.nonzeros >= uplink.least_bits(schema)
         assert sent.values.dtype == np.float32
         seen[int(sent.positions[0])] = sent.densify(8)
     assert (sum(seen.values()) / 2).tolist() == (weights - base).tolist()

@@ -44,7 +44,7 @@ def cnn(
     for number, (before, after) in enumerate(pairwise(channels), start=1):
         layers[f"conv{number}"] = nn.Conv2d(before, after, kernel, padding=kernel // 2)
         if group_norm:
-            layers[f"norm{number}"] = nn.GroupNorm(math.gcd(after, _MAX_GROUPS), after)
+            layers[f"norm{number}"] = _group_norm(after)
         layers[f"conv_relu{number}"] = nn.ReLU()
         layers[f"pool{number}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
@@ -58,6 +58,64 @@ def _linear_layers(widths: tuple[int, ...]) -> list[tuple[str, nn.Module]]:
             layers.append((f"relu{number - 1}", nn.ReLU()))
         layers.append((f"linear{number}", nn.Linear(before, after)))
     return layers
+
+
+def resnet(
+    channels: int, stages: tuple[int, ...], blocks: int, classes: int, *, batch_norm: bool
+) -> nn.Sequential:
+    """Return a 3 x 3 convolution, stages of basic blocks, the mean over the image and a layer.
+
+    Args:
+        channels: Of the images.
+        stages: Channels of each stage; each but the first halves the image.
+        blocks: In each stage.
+        classes: Logits.
+        batch_norm: Whether to normalise by batch norm; else by group norm.
+    """
+    norm = nn.BatchNorm2d if batch_norm else _group_norm
+    layers = OrderedDict[str, nn.Module](
+        conv=nn.Conv2d(channels, stages[0], 3, padding=1, bias=False),
+        norm=norm(stages[0]),
+        relu=nn.ReLU(),
+    )
+    before = stages[0]
+    for stage, after in enumerate(stages, start=1):
+        for block in range(1, blocks + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            layers[f"stage{stage}_block{block}"] = _BasicBlock(before, after, stride, norm)
+            before = after
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["linear"] = nn.Linear(before, classes)
+    return nn.Sequential(layers)
+
+
+class _BasicBlock(nn.Module):
+    """Two convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
+
+    def __init__(
+        self, before: int, after: int, stride: int, norm: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.norm1 = norm(after)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.norm2 = norm(after)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.append(nn.Conv2d(before, after, 1, stride, bias=False))
+            self.shortcut.append(norm(after))
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside: Tensor = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
+        result: Tensor = self.relu2(inside + self.shortcut(x))
+        return result
+
+
+def _group_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(math.gcd(channels, _MAX_GROUPS), channels)
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int:

@@ -4,14 +4,15 @@ from typing import Annotated
 
 from pydantic import Field, SerializeAsAny, WrapValidator
 
-from policies.aggregation.base import AggregationPolicy, Pacing, mean_buffers
+from policies.aggregation.base import AggregationPolicy, Applied, Pacing, mean_buffers, touched
 from policies.aggregation.fedasync import FedAsync
 from policies.aggregation.fedavg import FedAvg
 from policies.aggregation.fedbuff import FedBuff
+from policies.aggregation.majority_vote import MajorityVote
 from policies.base import open_union
 
 Aggregation = Annotated[
-    Annotated[FedAsync | FedBuff | FedAvg, Field(discriminator="kind")],
+    Annotated[FedAsync | FedBuff | FedAvg | MajorityVote, Field(discriminator="kind")],
     WrapValidator(open_union(AggregationPolicy)),
     SerializeAsAny(),
 ]
@@ -19,9 +20,12 @@ Aggregation = Annotated[
 __all__ = [
     "Aggregation",
     "AggregationPolicy",
+    "Applied",
     "FedAsync",
     "FedAvg",
     "FedBuff",
+    "MajorityVote",
     "Pacing",
     "mean_buffers",
+    "touched",
 ]

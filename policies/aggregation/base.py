@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.base import Policy
-from policies.types import Arrays, PayloadKind, Vector
-from policies.update import Contribution
+from policies.types import Arrays, PayloadKind, Positions, Vector
+from policies.update import Contribution, ModelSchema, Sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,24 @@ class Pacing:
     deadline_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an aggregation did.
+
+    Attributes:
+        memory: What it remembers from now on.
+        touched: Positions that it can have changed, in pieces that may overlap; None for all.
+        step: What it added to the model, if that was one sparse vector with few bits a value, so
+            that others can repeat it exactly.
+        measures: Figures that the method is known by, for the log and MLflow.
+    """
+
+    memory: Arrays
+    touched: Sequence[Positions] | None = None
+    step: Sparse | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
 class AggregationPolicy(Policy):
     """Makes the next version out of accepted updates."""
 
@@ -40,17 +59,32 @@ class AggregationPolicy(Policy):
     def pacing(self) -> Pacing:
         """Return when a version is due."""
 
-    def start(self, parameters: int) -> Arrays:
+    def keeps_zeros(self) -> bool:
+        """Say whether a version is zero wherever all updates in it are.
+
+        Sparse weights need it: what every client has pruned must go. False is always safe.
+        """
+        return False
+
+    def start(self, schema: ModelSchema) -> Arrays:
         """Return the memory before the first version; most methods have none."""
-        del parameters
+        del schema
         return {}
 
     @abstractmethod
-    def apply(self, model: Vector, memory: Arrays, batch: Sequence[Contribution]) -> Arrays:
-        """Move `model`, shape (P,), to the next version in place; return the new memory.
+    def apply(
+        self, model: Vector, memory: Arrays, batch: Sequence[Contribution], version: int
+    ) -> Applied:
+        """Move `model`, shape (P,), to the next version in place.
 
         The server alone owns `model`, and publishes a copy: in place is what lets a large model
         through without a second one. `memory` is a value: it is not changed.
+
+        Args:
+            model: The newest version.
+            memory: What the policy remembers.
+            batch: The updates, in the order of arrival.
+            version: Number of the version that is made.
         """
 
     def buffer_rate(self, batch: Sequence[Contribution]) -> float:
@@ -63,6 +97,32 @@ class AggregationPolicy(Policy):
         return 2.0 * nonzeros
 
 
+def touched(batch: Sequence[Contribution]) -> list[Positions] | None:
+    """Return what adding the updates of a batch can change; None for everything."""
+    pieces = [c.update.content.touches() for c in batch]
+    known = [piece for piece in pieces if piece is not None]
+    return known if len(known) == len(pieces) else None
+
+
+def example_shares(batch: Sequence[Contribution]) -> npt.NDArray[np.float64]:
+    """Return each update's share by examples times staleness weight, summing to 1.
+
+    Plain shares when all those weights are zero.
+    """
+    weights = np.array([max(c.update.examples, 0) * c.weight for c in batch], dtype=np.float64)
+    if weights.sum() <= 0:
+        weights = np.ones(len(batch))
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    return shares
+
+
+def mean_of_weights(model: Vector, batch: Sequence[Contribution]) -> None:
+    """Replace `model` by ``sum s_k n_k w_k / sum s_k n_k``; what an update lacks counts as 0."""
+    model[:] = 0
+    for share, contribution in zip(example_shares(batch), batch, strict=True):
+        contribution.update.content.add_to(model, float(share))
+
+
 def mean_buffers(batch: Sequence[Contribution]) -> Vector:
     """Average the reported normalisation buffers as values.
 
@@ -72,10 +132,7 @@ def mean_buffers(batch: Sequence[Contribution]) -> Vector:
     Returns:
         Shape (B,), float32, summed in float64 in the batch's order.
     """
-    weights = np.array([max(c.update.examples, 0) * c.weight for c in batch], dtype=np.float64)
-    if weights.sum() <= 0:
-        weights = np.ones(len(batch))
     total = np.zeros(batch[0].update.buffers.size, dtype=np.float64)
-    for share, contribution in zip(weights / weights.sum(), batch, strict=True):
+    for share, contribution in zip(example_shares(batch), batch, strict=True):
         total += share * contribution.update.buffers
     return total.astype(np.float32)

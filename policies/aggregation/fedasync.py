@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from policies.aggregation.base import AggregationPolicy, Pacing
+from policies.aggregation.base import AggregationPolicy, Applied, Pacing, touched
 from policies.types import Arrays, PayloadKind, Vector
 from policies.update import Contribution
 
@@ -37,14 +37,17 @@ class FedAsync(AggregationPolicy):
         """Every accepted update is a version."""
         return Pacing(size=1)
 
-    def apply(self, model: Vector, memory: Arrays, batch: Sequence[Contribution]) -> Arrays:
+    def apply(
+        self, model: Vector, memory: Arrays, batch: Sequence[Contribution], version: int
+    ) -> Applied:
         """Take one step per update."""
+        del version
         for contribution in batch:
             step = self.rate * contribution.weight
             if self.form == "mix":
                 model *= np.float32(1.0 - step)
             contribution.update.content.add_to(model, step)
-        return memory
+        return Applied(memory, None if self.form == "mix" else touched(batch))
 
     def buffer_rate(self, batch: Sequence[Contribution]) -> float:
         """Move buffers as far as the weights."""

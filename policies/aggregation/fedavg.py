@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field, PositiveInt
 
-from policies.aggregation.base import AggregationPolicy, Pacing
+from policies.aggregation.base import (
+    AggregationPolicy,
+    Applied,
+    Pacing,
+    example_shares,
+    mean_of_weights,
+    touched,
+)
 from policies.types import Arrays, PayloadKind, Vector
 from policies.units import Seconds
 from policies.update import Contribution
@@ -43,14 +49,18 @@ class FedAvg(AggregationPolicy):
         cohort = ceil(self.clients_per_round * self.over_selection - 1e-9)
         return Pacing(size=self.clients_per_round, cohort=cohort, deadline_s=self.deadline_s)
 
-    def apply(self, model: Vector, memory: Arrays, batch: Sequence[Contribution]) -> Arrays:
+    def keeps_zeros(self) -> bool:
+        """Say yes: nothing of the old version is left in a mean of weights."""
+        return True
+
+    def apply(
+        self, model: Vector, memory: Arrays, batch: Sequence[Contribution], version: int
+    ) -> Applied:
         """Replace the model by the mean of its clients."""
-        weights = np.array([c.update.examples * c.weight for c in batch], dtype=np.float64)
-        if weights.sum() <= 0:
-            weights = np.ones(len(batch))
-        shares = weights / weights.sum()
+        del version
         if batch[0].update.kind == "weights":
-            model[:] = 0
-        for share, contribution in zip(shares, batch, strict=True):
+            mean_of_weights(model, batch)
+            return Applied(memory)
+        for share, contribution in zip(example_shares(batch), batch, strict=True):
             contribution.update.content.add_to(model, float(share))
-        return memory
+        return Applied(memory, touched(batch))

@@ -7,35 +7,59 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from policies.aggregation.base import AggregationPolicy, Pacing
+from policies.aggregation.base import (
+    AggregationPolicy,
+    Applied,
+    Pacing,
+    mean_of_weights,
+    touched,
+)
 from policies.types import Arrays, PayloadKind, Vector
 from policies.update import Contribution
 
 
 class FedBuff(AggregationPolicy):
-    """Add the staleness-weighted mean of a full buffer: ``w += rate / K * sum s(d_i) D_i``.
+    """Aggregate a full buffer of updates.
 
-    The sum is divided by K once, not by the sum of the weights: late updates shorten the step.
+    Form `delta`: add their staleness-weighted mean, ``w += rate / K * sum s(d_i) D_i``. The sum
+    is divided by K once, not by the sum of the weights: late updates shorten the step.
+
+    Form `weights`: replace the model by the mean of a buffer of whole weights,
+    ``w = sum s(d_i) n_i w_i / sum s(d_i) n_i``, with nothing of the old model mixed in: what
+    sparse weights need under asynchrony, since a zero stays zero only if no older model comes
+    back.
 
     Source:
-        Nguyen et al. 2022, arXiv:2106.06639, with their eta_g as `rate` and K as `size`.
+        Nguyen et al. 2022, arXiv:2106.06639, with their eta_g as `rate` and K as `size`. The form
+        `weights` is our choice.
     """
 
     kind: Literal["fedbuff"] = "fedbuff"
+    form: Literal["delta", "weights"] = "delta"
     size: PositiveInt = 10
     rate: PositiveFloat = 1.0
 
     def takes(self) -> frozenset[PayloadKind]:
-        """Deltas."""
-        return frozenset({"delta"})
+        """Deltas or weights, as the form says."""
+        return frozenset({self.form})
 
     def pacing(self) -> Pacing:
         """A full buffer is a version."""
         return Pacing(size=self.size)
 
-    def apply(self, model: Vector, memory: Arrays, batch: Sequence[Contribution]) -> Arrays:
+    def keeps_zeros(self) -> bool:
+        """Say whether the form replaces the model."""
+        return self.form == "weights"
+
+    def apply(
+        self, model: Vector, memory: Arrays, batch: Sequence[Contribution], version: int
+    ) -> Applied:
         """Add each update's share, in the order of arrival."""
+        del version
+        if self.form == "weights":
+            mean_of_weights(model, batch)
+            return Applied(memory)
         for contribution in batch:
             share = self.rate * contribution.weight / len(batch)
             contribution.update.content.add_to(model, share)
-        return memory
+        return Applied(memory, touched(batch))

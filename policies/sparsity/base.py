@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from policies.base import Policy
 from policies.types import Arrays, PayloadKind, Vector
-from policies.update import Content, ModelSchema
+from policies.update import Base, Content, Contribution, ModelSchema, Move
 
 
 class UplinkPolicy(Policy):
@@ -22,23 +25,47 @@ class UplinkPolicy(Policy):
         return {}
 
     @abstractmethod
-    def compress(self, weights: Vector, base: Vector, state: Arrays) -> tuple[Content, Arrays]:
+    def compress(
+        self, weights: Vector, base: Base, state: Arrays, rng: np.random.Generator
+    ) -> tuple[Content, Arrays]:
         """Choose what to send.
 
         Args:
             weights: After training, shape (P,).
-            base: Before training, shape (P,).
+            base: Before training.
             state: What the client kept; a value, never changed.
+            rng: For methods that draw; the same for the same update.
 
         Returns:
             What is sent, and the state that becomes current if this update is accepted.
         """
 
-    def least_nonzeros(self, schema: ModelSchema) -> int:
-        """Return the fewest values that any payload holds; the clock looks ahead by it."""
+    def zeros_count(self) -> bool:
+        """Say whether what is missing from a payload of weights is zero at that client."""
+        return False
+
+    def asks(self, asked: float, voters: int, measures: Mapping[str, float]) -> float:
+        """Return the density that the server asks for with its next version; 0 for none.
+
+        Args:
+            asked: What it asked for with the newest version; 0 before the first.
+            voters: Updates in a version.
+            measures: The aggregation's figures of the newest version; empty before the first.
+        """
+        del asked, voters, measures
+        return 0.0
+
+    def least_bits(self, schema: ModelSchema) -> float:
+        """Return what all values of any payload take at least; the clock looks ahead by it."""
         del schema
-        return 0
+        return 0.0
 
+    def measure(self, batch: Sequence[Contribution], move: Move) -> dict[str, float]:
+        """Return figures of a version that the method is known by, for the log and MLflow.
 
-class DownlinkPolicy(Policy):
-    """What a client is sent before it trains."""
+        Args:
+            batch: The updates in the version.
+            move: The model before and after.
+        """
+        del batch, move
+        return {}

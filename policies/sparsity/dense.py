@@ -6,32 +6,37 @@ from typing import Literal
 
 import numpy as np
 
-from policies.sparsity.base import DownlinkPolicy, UplinkPolicy
+from policies.sparsity.base import UplinkPolicy
+from policies.sparsity.coded import BITS, Coding, coded
+from policies.sparsity.feedback import difference
 from policies.types import Arrays, PayloadKind, Vector
-from policies.update import Content, Dense, ModelSchema
+from policies.update import Base, Content, Dense, ModelSchema
 
 
 class DenseUplink(UplinkPolicy):
-    """Send every value, as the difference to the base or as it is."""
+    """Send every value, as the difference to the base or as it is.
+
+    Attributes:
+        content: The difference, or the weights.
+        values: How a value is written; with fewer bits the rounding is lost.
+    """
 
     kind: Literal["dense"] = "dense"
     content: Literal["delta", "weights"] = "delta"
+    values: Coding = "fp32"
 
     def sends(self) -> PayloadKind:
         """Return `content`."""
         return self.content
 
-    def compress(self, weights: Vector, base: Vector, state: Arrays) -> tuple[Content, Arrays]:
+    def compress(
+        self, weights: Vector, base: Base, state: Arrays, rng: np.random.Generator
+    ) -> tuple[Content, Arrays]:
         """Send all of it; keep nothing."""
-        values = np.subtract(weights, base) if self.content == "delta" else weights
-        return Dense(values), state
+        del rng
+        values = difference(weights, base.values) if self.content == "delta" else weights
+        return Dense(*coded(values, None, self.values, base.schema)), state
 
-    def least_nonzeros(self, schema: ModelSchema) -> int:
-        """Return P."""
-        return schema.parameters
-
-
-class DenseDownlink(DownlinkPolicy):
-    """Send the whole model, whatever the client still holds."""
-
-    kind: Literal["dense"] = "dense"
+    def least_bits(self, schema: ModelSchema) -> float:
+        """Return all values' bits."""
+        return float(BITS[self.values] * schema.parameters)

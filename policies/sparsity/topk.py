@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 from typing import Literal
 
@@ -9,17 +10,23 @@ import numpy as np
 from pydantic import Field
 
 from policies.sparsity.base import UplinkPolicy
+from policies.sparsity.coded import BITS, Coding, coded_at
+from policies.sparsity.feedback import left_over, nothing_left, wanted
 from policies.types import Arrays, PayloadKind, Positions, Vector
-from policies.update import Content, ModelSchema, Sparse
+from policies.update import Base, Content, ModelSchema
+
+Scope = Literal["model", "tensor"]
+"""Compare all parameters with each other, or those of one tensor."""
 
 
 def top_k(values: Vector, k: int) -> Positions:
     """Return the positions of the k largest magnitudes, in increasing order.
 
     Equal magnitudes go by position, the lowest first, so that every machine chooses the same.
+    A NaN is larger than any number, so that it is sent and seen.
 
     Args:
-        values: Shape (n,), float32, free of NaN.
+        values: Shape (n,), float32.
         k: 0 <= k <= n.
 
     Returns:
@@ -42,19 +49,57 @@ def top_k(values: Vector, k: int) -> Positions:
     return chosen
 
 
+def share(density: float, size: int) -> int:
+    """Return ``ceil(density * size)``, at least 1 of any; a rounding error adds nothing."""
+    return min(size, max(1, ceil(density * size - 1e-9)))
+
+
+def shares(density: float, scope: Scope, schema: ModelSchema) -> list[int]:
+    """Return how many are the largest: of the model, or of each tensor."""
+    sizes = [schema.parameters] if scope == "model" else schema.sizes
+    return [share(density, size) for size in sizes]
+
+
+def select(values: Vector, density: float, scope: Scope, schema: ModelSchema) -> Positions:
+    """Return the positions of the largest magnitudes, in increasing order.
+
+    Args:
+        values: Shape (P,).
+        density: Share of them, in (0, 1].
+        scope: One threshold for the model, or one for each tensor.
+        schema: The model's tensors.
+    """
+    counts = shares(density, scope, schema)
+    if scope == "model":
+        return top_k(values, counts[0])
+    pieces = [
+        begin + top_k(values[begin:end], count)
+        for (begin, end), count in zip(pairwise(schema.offsets), counts, strict=True)
+    ]
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+
 class TopK(UplinkPolicy):
     """Send the `ceil(density * P)` largest entries of the difference.
 
     With error feedback what is not sent is added to the next difference:
     ``a = e + D; sent = top_k(a); e = a - sent``.
 
+    Attributes:
+        density: Share of the entries that is sent.
+        error_feedback: Whether the rest is kept for the next time.
+        scope: The largest of the model, or `max(1, ceil(density * n))` of each tensor of n.
+        values: How a value is written; with feedback the rounding is made up for, too.
+
     Source:
-        Stich et al. 2018, arXiv:1809.07599.
+        Stich et al. 2018, arXiv:1809.07599. Scope and coded values are our choice.
     """
 
     kind: Literal["top-k"] = "top-k"
     density: float = Field(default=0.05, gt=0, le=1)
     error_feedback: bool = True
+    scope: Scope = "model"
+    values: Coding = "fp32"
 
     def sends(self) -> PayloadKind:
         """Send a difference."""
@@ -62,25 +107,18 @@ class TopK(UplinkPolicy):
 
     def start(self, schema: ModelSchema) -> Arrays:
         """Start with nothing left over."""
-        if not self.error_feedback:
-            return {}
-        return {"residual": np.zeros(schema.parameters, dtype=np.float32)}
+        return nothing_left(schema) if self.error_feedback else {}
 
-    def compress(self, weights: Vector, base: Vector, state: Arrays) -> tuple[Content, Arrays]:
+    def compress(
+        self, weights: Vector, base: Base, state: Arrays, rng: np.random.Generator
+    ) -> tuple[Content, Arrays]:
         """Send the largest; keep the rest."""
-        wanted = np.subtract(weights, base)
-        if self.error_feedback:
-            wanted += state["residual"]
-        positions = top_k(wanted, self._count(wanted.size))
-        sent = Sparse(positions, wanted[positions])
-        if not self.error_feedback:
-            return sent, state
-        wanted[positions] = 0
-        return sent, {"residual": wanted}
+        del rng
+        total = wanted(weights, base, state)
+        positions = select(total, self.density, self.scope, base.schema)
+        sent = coded_at(total[positions], positions, self.values, base.schema)
+        return sent, left_over(total, sent, state)
 
-    def least_nonzeros(self, schema: ModelSchema) -> int:
-        """Return k."""
-        return self._count(schema.parameters)
-
-    def _count(self, size: int) -> int:
-        return min(size, ceil(self.density * size - 1e-9))
+    def least_bits(self, schema: ModelSchema) -> float:
+        """Return k values' bits."""
+        return float(BITS[self.values] * sum(shares(self.density, self.scope, schema)))

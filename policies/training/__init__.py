@@ -5,13 +5,14 @@ from typing import Annotated
 from pydantic import Field, SerializeAsAny, WrapValidator
 
 from policies.base import open_union
-from policies.training.base import Trained, TrainingPolicy
+from policies.training.base import Task, Trained, TrainingPolicy
 from policies.training.sgd import Proximal, Sgd
+from policies.training.sparsyfed import SparsyFed
 
 Training = Annotated[
-    Annotated[Sgd | Proximal, Field(discriminator="kind")],
+    Annotated[Sgd | Proximal | SparsyFed, Field(discriminator="kind")],
     WrapValidator(open_union(TrainingPolicy)),
     SerializeAsAny(),
 ]
 
-__all__ = ["Proximal", "Sgd", "Trained", "Training", "TrainingPolicy"]
+__all__ = ["Proximal", "Sgd", "SparsyFed", "Task", "Trained", "Training", "TrainingPolicy"]

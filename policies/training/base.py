@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from policies.base import Policy
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from policies.training.flat_torch import FlatModel
 
@@ -31,22 +33,65 @@ class Trained:
     examples: int
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one assignment's training is told beside the model and the examples.
+
+    Attributes:
+        rng: Orders the batches.
+        version: Number of the base version; learning rates decay by it.
+        mask: Which parameters may move, shape (P,), float32 of 0 and 1; None for all.
+        after_step: Called with the number of steps done.
+    """
+
+    rng: np.random.Generator
+    version: int = 0
+    mask: torch.Tensor | None = None
+    after_step: Callable[[int], None] | None = None
+
+
 class TrainingPolicy(Policy):
     """Trains a model on a client's examples.
 
     Attributes:
-        lr: Learning rate.
+        lr: Learning rate at version 0.
+        lr_final: Learning rate from version `lr_versions` on; in between it falls (or grows)
+            exponentially. None keeps `lr`.
+        lr_versions: How many versions that takes.
         epochs: Passes over the client's examples.
+        steps: If given, so many batches in place of whole epochs; each pass is shuffled afresh.
         batch_size: Examples a step; the last batch of an epoch may be shorter, and counts.
         momentum: Of the local steps; starts at zero with every assignment.
         weight_decay: Added to the gradient as ``weight_decay * w``.
     """
 
     lr: PositiveFloat = 0.05
+    lr_final: PositiveFloat | None = None
+    lr_versions: PositiveInt = 100
     epochs: PositiveInt = 1
+    steps: PositiveInt | None = None
     batch_size: PositiveInt = 20
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.0
+
+    @property
+    def zeros_absorb(self) -> bool:
+        """Whether training leaves a prunable parameter at zero that was zero before."""
+        return False
+
+    def rate(self, version: int) -> float:
+        """Return the learning rate for updates of a base version."""
+        if self.lr_final is None:
+            return self.lr
+        share = min(version, self.lr_versions) / self.lr_versions
+        return self.lr * math.pow(self.lr_final / self.lr, share)
+
+    def examples_seen(self, examples: int) -> int:
+        """Return how many examples an assignment looks at, repeats counted."""
+        if self.steps is None:
+            return examples * self.epochs
+        passes, rest = divmod(self.steps, -(-examples // self.batch_size))
+        return passes * examples + min(rest * self.batch_size, examples)
 
     def flops(self, examples: int, forward_flops: float) -> float:
         """Return the work of one assignment.
@@ -54,23 +99,23 @@ class TrainingPolicy(Policy):
         A backward pass costs twice a forward pass (the usual estimate; Kaplan et al. 2020,
         arXiv:2001.08361, section 2.1).
         """
-        return 3.0 * forward_flops * examples * self.epochs
+        return 3.0 * forward_flops * self.examples_seen(examples)
+
+    def prepare(self, module: nn.Module) -> None:
+        """Change a freshly built module in place, before its parameters are read.
+
+        Called for every copy of the model, the one that is tested included, within the random
+        stream that drew its first weights. Most methods train the module as it is.
+        """
+        del module
 
     @abstractmethod
-    def train(
-        self,
-        model: FlatModel,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        rng: np.random.Generator,
-        after_step: Callable[[int], None] | None = None,
-    ) -> Trained:
+    def train(self, model: FlatModel, x: torch.Tensor, y: torch.Tensor, task: Task) -> Trained:
         """Train `model` in place.
 
         Args:
             model: Holds the base version's weights.
             x: Inputs, shape (n, ...), float32.
             y: Labels, shape (n,), int64.
-            rng: Orders the batches.
-            after_step: Called with the number of steps done.
+            task: The rest.
         """

@@ -9,9 +9,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from policies.types import Vector
 from policies.update import ModelSchema, TensorSpec
+
+PRUNABLE_LAYERS = (nn.Linear, _ConvNd, nn.MultiheadAttention)
+LAYER_WEIGHTS = ("weight",)
+ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 class FlatModel:
@@ -31,8 +36,9 @@ class FlatModel:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         averaged = [(n, b) for n, b in module.named_buffers() if b.is_floating_point()]
         counted = [b for _, b in module.named_buffers() if not b.is_floating_point()]
+        prunable = {id(p) for m in module.modules() for p in layer_weights(m).values()}
         self.schema = ModelSchema(
-            tuple(TensorSpec(n, tuple(p.shape)) for n, p in named)
+            tuple(TensorSpec(n, tuple(p.shape), prunable=id(p) in prunable) for n, p in named)
             + tuple(TensorSpec(n, tuple(b.shape), buffer=True) for n, b in averaged)
         )
         self.params = torch.zeros(self.schema.parameters)
@@ -53,6 +59,19 @@ class FlatModel:
         np.copyto(self.buffers.numpy(), buffers)
         for buffer, first in self._counts:
             buffer.copy_(first)
+
+
+def layer_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the module's own weights by name if it is a linear, convolution or attention layer.
+
+    No bias; nothing of another module's, nor of the modules inside (the output layer of attention
+    is a linear layer by itself).
+    """
+    names = ATTENTION_WEIGHTS if isinstance(module, nn.MultiheadAttention) else LAYER_WEIGHTS
+    if not isinstance(module, PRUNABLE_LAYERS):
+        return {}
+    own = dict(module.named_parameters(recurse=False))
+    return {name: own[name] for name in names if name in own}
 
 
 def _bind(tensors: list[torch.Tensor], flat: torch.Tensor, grads: torch.Tensor | None) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import NonNegativeFloat
 
-from policies.training.base import Trained, TrainingPolicy
+from policies.training.base import Task, Trained, TrainingPolicy
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +21,11 @@ class LocalSteps(TrainingPolicy):
         """Return the weight of ``1/2 * ||w - w_base||^2`` in the loss."""
         return 0.0
 
-    def train(
-        self,
-        model: FlatModel,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        rng: np.random.Generator,
-        after_step: Callable[[int], None] | None = None,
-    ) -> Trained:
+    def train(self, model: FlatModel, x: torch.Tensor, y: torch.Tensor, task: Task) -> Trained:
         """Train in place."""
         from policies.training.sgd_torch import local_sgd  # noqa: PLC0415  # torch, late
 
-        return local_sgd(self, model, x, y, rng, proximal=self.pull(), after_step=after_step)
+        return local_sgd(self, model, x, y, task, proximal=self.pull())
 
 
 class Sgd(LocalSteps):

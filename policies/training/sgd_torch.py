@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from policies.training.base import Trained, TrainingPolicy
+from policies.training.base import Task, Trained, TrainingPolicy
 from policies.training.flat_torch import FlatModel
 
 
@@ -17,51 +17,60 @@ def local_sgd(
     model: FlatModel,
     x: torch.Tensor,
     y: torch.Tensor,
-    rng: np.random.Generator,
+    task: Task,
     *,
     proximal: float = 0.0,
-    after_step: Callable[[int], None] | None = None,
 ) -> Trained:
-    """Run `policy.epochs` epochs of gradient steps in place.
+    """Run `policy.epochs` epochs, or `policy.steps` steps, of gradient descent in place.
 
     One step is ``g = grad + weight_decay * w + proximal * (w - w_base)``, then
-    ``m = momentum * m + g`` and ``w -= lr * m``, as torch's own SGD orders them.
+    ``m = momentum * m + g`` and ``w -= lr * m``, as torch's own SGD orders them. Under a mask,
+    ``g`` is zero outside it, and so is everything that follows from it.
 
     Args:
-        policy: Learning rate, momentum, weight decay, epochs, batch size.
+        policy: Learning rate, momentum, weight decay, epochs or steps, batch size.
         model: Holds the base; changed in place.
         x: Inputs, shape (n, ...), float32.
         y: Labels, shape (n,), int64.
-        rng: Orders the examples, afresh each epoch.
+        task: Orders the examples, afresh each epoch; names version and mask.
         proximal: Pull towards the base (mu of FedProx); 0 for none.
-        after_step: Called with the number of steps done.
 
     Returns:
-        Mean loss over all examples seen, and n.
+        Mean loss over all examples seen, and how many different ones they were.
     """
     n = int(y.shape[0])
     base = model.params.clone() if proximal else None
     velocity = torch.zeros_like(model.params) if policy.momentum else None
+    rate = policy.rate(task.version)
     total = torch.zeros((), dtype=torch.float64)
-    steps = 0
     model.module.train()
-    for _ in range(policy.epochs):
+    for steps, rows in enumerate(_batches(policy, n, task.rng), start=1):
+        model.grads.zero_()
+        loss = functional.cross_entropy(model.module(x[rows]), y[rows])
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach() * rows.shape[0]
+        step = model.grads
+        if policy.weight_decay:
+            step.add_(model.params, alpha=policy.weight_decay)
+        if base is not None:
+            step.add_(model.params - base, alpha=proximal)
+        if task.mask is not None:
+            step.mul_(task.mask)
+        if velocity is not None:
+            step = velocity.mul_(policy.momentum).add_(step)
+        model.params.add_(step, alpha=-rate)
+        if task.after_step is not None:
+            task.after_step(steps)
+    seen = policy.examples_seen(n)
+    return Trained(loss=float(total) / seen, examples=min(n, seen))
+
+
+def _batches(policy: TrainingPolicy, n: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+    """Yield the rows of each step."""
+    in_epoch = -(-n // policy.batch_size)
+    left = policy.steps if policy.steps is not None else policy.epochs * in_epoch
+    while left > 0:
         order = torch.from_numpy(rng.permutation(n))
-        for start in range(0, n, policy.batch_size):
-            rows = order[start : start + policy.batch_size]
-            model.grads.zero_()
-            loss = functional.cross_entropy(model.module(x[rows]), y[rows])
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() * rows.shape[0]
-            step = model.grads
-            if policy.weight_decay:
-                step.add_(model.params, alpha=policy.weight_decay)
-            if base is not None:
-                step.add_(model.params - base, alpha=proximal)
-            if velocity is not None:
-                step = velocity.mul_(policy.momentum).add_(step)
-            model.params.add_(step, alpha=-policy.lr)
-            steps += 1
-            if after_step is not None:
-                after_step(steps)
-    return Trained(loss=float(total) / (n * policy.epochs), examples=n)
+        for start in range(0, min(left, in_epoch) * policy.batch_size, policy.batch_size):
+            yield order[start : start + policy.batch_size]
+        left -= in_epoch

@@ -1,170 +1,232 @@
 """How do the positions of a sparse update become few bytes?
 
-Per tensor one byte names the coding: nothing (all values present, or none), or Rice-coded gaps.
-Rice codes the gap g between neighbours as ``g >> r`` in unary and its r low bits as they are; the
-unary parts and the low bits of all tensors form two separate streams, so that coding and decoding
-are whole-array operations. With r = 0 the unary stream is a bitmap that ends at the last position.
-For geometrically distributed gaps Rice stays within about 1 % of the entropy (Kiely 2004, IPN
-Progress Report 42-159).
+Entries are coded in runs: each tensor with its own count, or all tensors as one run, whichever is
+shorter. A run writes the gaps between those of its entries that are rarer, the present or the
+absent ones; where both are about as many, one bit an entry. A gap's low bits are written as they
+are, and the rest of it range coded with a table that follows from the run's size and count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, log2
+from functools import cached_property
+from math import lgamma, log
 
 import numpy as np
+import numpy.typing as npt
 
-from policies.types import Buffer, Positions
+from policies.types import Buffer, Positions, Reason
+from policies.wire.counts import read_counts, write_counts
+from policies.wire.range_coder import (
+    ESCAPE,
+    RangeReader,
+    RangeWriter,
+    geometric,
+    nearest_table,
+)
+from policies.wire.reader import WireError, pack_bits, unpack_bits
 
-FULL = 255
-"""All values of the tensor are present."""
-MOST_RICE = 30
-"""Largest r."""
+_NOTHING = np.empty(0, dtype=np.uint8)
 
 
-class PositionsError(ValueError):
-    """The positions cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class CodedPositions:
-    """Positions in bytes.
+@dataclass(frozen=True)
+class Run:
+    """Entries that are coded together.
 
     Attributes:
-        counts: Values present in each tensor.
-        codings: One byte a tensor: r of Rice, or `FULL`.
-        unary, low: The two streams.
+        size: Entries.
+        count: Those present.
     """
 
-    counts: list[int]
-    codings: list[int]
-    unary: Buffer
-    low: Buffer
+    size: int
+    count: int
+
+    @cached_property
+    def bitmap(self) -> bool:
+        """Whether it takes one bit an entry: from 7/16 to 9/16 of them are present."""
+        return 0 < 7 * self.size <= 16 * self.count <= 9 * self.size
+
+    @cached_property
+    def inverted(self) -> bool:
+        """Whether the gaps lie between absent entries."""
+        return 2 * self.count > self.size
+
+    @cached_property
+    def gaps(self) -> int:
+        """Number of gaps, 0 for a bitmap."""
+        return 0 if self.bitmap else min(self.count, self.size - self.count)
+
+    @cached_property
+    def low(self) -> int:
+        """Low bits of a gap that are written as they are."""
+        return max(((self.size - self.gaps) // (self.gaps + 1)).bit_length() - 4, 0)
+
+    @cached_property
+    def table(self) -> int:
+        """Table of the rest of a gap."""
+        return nearest_table(self.size - self.gaps, (self.gaps + 1) << self.low)
+
+    @cached_property
+    def raw_bits(self) -> int:
+        """Bits that are not range coded."""
+        return self.size if self.bitmap else self.gaps * self.low
 
 
-def encode_positions(positions: Positions, offsets: Sequence[int]) -> CodedPositions:
-    """Code strictly increasing flat positions.
+def write_positions(
+    coder: RangeWriter, positions: Positions, offsets: Sequence[int]
+) -> tuple[int, Buffer]:
+    """Code strictly increasing positions.
 
     Args:
+        coder: Takes the symbols.
         positions: Shape (k,), within [0, offsets[-1]).
         offsets: Where each tensor begins, and the end of the last.
+
+    Returns:
+        What the message's head says (twice k, plus 1 if all tensors are one run), and the raw bits.
     """
-    cuts = np.searchsorted(positions, offsets)
-    counts = np.diff(cuts).tolist()
-    codings: list[int] = []
-    quotients: list[Positions] = []
-    lows: list[Buffer] = []
-    for index, count in enumerate(counts):
-        size = offsets[index + 1] - offsets[index]
-        local = positions[cuts[index] : cuts[index + 1]] - offsets[index]
-        coding, gaps = _choose(local, size)
-        codings.append(coding)
-        if coding != FULL and count:
-            quotients.append(gaps >> coding)
-            shifts = np.arange(coding, dtype=np.int64)
-            lows.append(((gaps[:, None] >> shifts) & 1).astype(np.uint8).ravel())
-    return CodedPositions(counts, codings, _unary_bits(quotients), _pack(lows))
+    cuts = np.searchsorted(positions, offsets).tolist()
+    counts, sizes = _steps(cuts), _steps(offsets)
+    joined = joint_bits(counts, sizes) < separate_bits(counts, sizes)
+    if joined:
+        offsets, cuts = [0, offsets[-1]], [0, positions.size]
+    else:
+        write_counts(coder, counts, sizes)
+    pieces: list[Buffer] = []
+    for at, (size, count) in enumerate(zip(_steps(offsets), _steps(cuts), strict=True)):
+        run = Run(size, count)
+        if run.bitmap or run.gaps:
+            local = positions[cuts[at] : cuts[at + 1]] - offsets[at]
+            pieces.append(_write_run(coder, local, run))
+    raw = pack_bits(np.concatenate(pieces)) if pieces else _NOTHING
+    return 2 * positions.size + joined, raw
 
 
-def _choose(local: Positions, size: int) -> tuple[int, Positions]:
-    """Return the cheapest coding of one tensor's positions, and their gaps."""
-    count = local.size
-    if count == size:
-        return FULL, local
-    if count == 0:
-        return 0, local
-    gaps = np.diff(local, prepend=np.int64(-1)) - 1
-    mean = max(float(gaps.mean()), 1e-9)
-    guess = int(np.clip(round(log2(max(mean * log(2), 1.0))), 0, MOST_RICE))
-    costs = {
-        r: count * (r + 1) + int((gaps >> r).sum())
-        for r in range(max(guess - 1, 0), min(guess + 1, MOST_RICE) + 1)
-    }
-    best = min(costs, key=lambda r: (costs[r], r))
-    return best, gaps
+def _write_run(coder: RangeWriter, local: Positions, run: Run) -> Buffer:
+    """Put a run's symbols; return its raw bits, one a byte."""
+    if run.bitmap:
+        return _flags(local, run.size).view(np.uint8)
+    if run.inverted:
+        local = np.flatnonzero(~_flags(local, run.size))
+    gaps = local.copy()
+    gaps[1:] -= local[:-1] + 1
+    table = geometric(run.table)
+    rest = gaps >> run.low
+    while rest.size:
+        symbols = np.minimum(rest, ESCAPE)
+        coder.put(table, symbols.astype(np.int32))
+        rest = rest[symbols == ESCAPE] - ESCAPE
+    if not run.low:
+        return _NOTHING
+    octets = gaps.astype("<i8").view(np.uint8).reshape(-1, 8)
+    return np.unpackbits(octets, axis=1, count=run.low, bitorder="little").reshape(-1)
 
 
-def _unary_bits(quotients: list[Positions]) -> Buffer:
-    """Write each q as q zeros and a one."""
-    if not quotients:
-        return np.empty(0, dtype=np.uint8)
-    ends = np.cumsum(np.concatenate(quotients) + 1) - 1
-    bits = np.zeros(int(ends[-1]) + 1, dtype=np.uint8)
-    bits[ends] = 1
-    return np.packbits(bits, bitorder="little")
-
-
-def _pack(pieces: list[Buffer]) -> Buffer:
-    if not pieces:
-        return np.empty(0, dtype=np.uint8)
-    return np.packbits(np.concatenate(pieces), bitorder="little")
-
-
-def decode_positions(coded: CodedPositions, offsets: Sequence[int]) -> Positions:
-    """Return the flat positions, shape (k,), strictly increasing.
+def read_runs(coder: RangeReader, total: int, joined: bool, sizes: Sequence[int]) -> list[Run]:
+    """Return the runs of `total` positions, at most all; from them follow the raw bits.
 
     Raises:
-        PositionsError: If a count, a coding, a stream's length or a position is out of range.
+        WireError: If a tensor's count is not possible.
     """
-    sizes = np.diff(offsets).tolist()
-    _check_counts(coded, sizes)
-    riced = [
-        (c, r) for c, r in zip(coded.counts, coded.codings, strict=True) if r <= MOST_RICE and c
-    ]
-    quotients = _read_unary(coded.unary, sum(c for c, _ in riced))
-    low_bits = _read_low(coded.low, sum(c * r for c, r in riced))
-    pieces: list[Positions] = []
-    at_quotient = at_low = 0
-    for offset, size, count, coding in zip(
-        offsets, sizes, coded.counts, coded.codings, strict=False
-    ):
-        if coding == FULL:
-            local = np.arange(size, dtype=np.int64)
-        else:
-            high = quotients[at_quotient : at_quotient + count]
-            at_quotient += count
-            bits = low_bits[at_low : at_low + count * coding].reshape(count, coding)
-            at_low += count * coding
-            low = bits.astype(np.int64) @ (np.int64(1) << np.arange(coding, dtype=np.int64))
-            if count and int(high.max()) > size >> coding:
-                raise PositionsError("a gap leaves its tensor")
-            local = np.cumsum((high << coding) + low + 1) - 1
-            if count and int(local[-1]) >= size:
-                raise PositionsError("a position leaves its tensor")
-        pieces.append(local + offset)
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+    if joined:
+        return [Run(sum(sizes), total)]
+    counts = read_counts(coder, total, sizes)
+    return [Run(size, count) for size, count in zip(sizes, counts, strict=True)]
 
 
-def _check_counts(coded: CodedPositions, sizes: Sequence[int]) -> None:
-    for size, count, coding in zip(sizes, coded.counts, coded.codings, strict=True):
-        if not 0 <= count <= size:
-            raise PositionsError(f"{count} values in a tensor of {size}")
-        if coding > MOST_RICE and coding != FULL:
-            raise PositionsError(f"unknown coding {coding}")
-        if coding == FULL and count != size:
-            raise PositionsError(f"{count} values in a full tensor of {size}")
+def raw_bytes(runs: Sequence[Run]) -> int:
+    """Return the length of the raw bits."""
+    return (sum(run.raw_bits for run in runs) + 7) // 8
 
 
-def _read_unary(stream: Buffer, count: int) -> Positions:
-    """Read `count` unary numbers, which must end within the stream's last byte."""
-    bits = np.unpackbits(stream, bitorder="little")
-    ends = np.flatnonzero(bits)
-    if ends.size != count:
-        raise PositionsError(f"the unary stream ends {ends.size} numbers, not {count}")
-    if count and bits.size - int(ends[-1]) > 8:
-        raise PositionsError("the unary stream is longer than its numbers")
-    if not count and stream.size:
-        raise PositionsError("the unary stream is longer than its numbers")
-    return np.diff(ends, prepend=np.int64(-1)) - 1
+def read_positions(coder: RangeReader, raw: Buffer, runs: Sequence[Run]) -> Positions:
+    """Return the positions, shape (k,), strictly increasing.
+
+    Raises:
+        WireError: If one leaves its run.
+    """
+    bits = unpack_bits(raw, sum(run.raw_bits for run in runs))
+    pieces: list[Positions] = [] if len(runs) == 1 else [np.empty(0, dtype=np.int64)]
+    at = offset = 0
+    for run in runs:
+        if run.count or len(runs) == 1:
+            local = _read_run(coder, bits[at : at + run.raw_bits], run)
+            pieces.append(local + offset if offset else local)
+            at += run.raw_bits
+        offset += run.size
+    return np.concatenate(pieces) if len(runs) != 1 else pieces[0]
 
 
-def _read_low(stream: Buffer, count: int) -> Buffer:
-    """Read `count` bits; the stream holds no more, and zeros to the end of its last byte."""
-    if stream.size != (count + 7) // 8:
-        raise PositionsError(f"the low stream has {stream.size} bytes for {count} bits")
-    bits = np.unpackbits(stream, bitorder="little")
-    if bits[count:].any():
-        raise PositionsError("the low stream has bits beyond its end")
-    return bits[:count]
+def _read_run(coder: RangeReader, bits: Buffer, run: Run) -> Positions:
+    if run.bitmap:
+        found = np.flatnonzero(bits.view(np.bool_))
+        if found.size != run.count:
+            raise WireError(Reason.MALFORMED, f"a bitmap of {found.size}, not {run.count}")
+        return found
+    local = _read_gaps(coder, bits, run)
+    if not run.inverted:
+        return local
+    return np.flatnonzero(~_flags(local, run.size))
+
+
+def _read_gaps(coder: RangeReader, bits: Buffer, run: Run) -> Positions:
+    """Return the positions between gaps, within the run."""
+    if not run.gaps:
+        return np.empty(0, dtype=np.int64)
+    gaps = _read_quotients(coder, run)
+    if run.low:
+        octets = np.zeros((run.gaps, 8), dtype=np.uint8)
+        packed = np.packbits(bits.reshape(run.gaps, run.low), axis=1, bitorder="little")
+        octets[:, : packed.shape[1]] = packed
+        gaps = (gaps << run.low) + octets.view("<i8")[:, 0]
+    local = np.cumsum(gaps + 1) - 1
+    if local[-1] >= run.size:
+        raise WireError(Reason.MALFORMED, "a position leaves its run")
+    return local
+
+
+def _read_quotients(coder: RangeReader, run: Run) -> Positions:
+    """Read what is above the low bits; an escape says that 255 or more are to be added."""
+    table, most = geometric(run.table), run.size >> run.low
+    symbols = coder.get(table, run.gaps)
+    quotients = symbols.astype(np.int64)
+    open_ones = np.flatnonzero(symbols == ESCAPE)
+    escapes = open_ones.size
+    while open_ones.size:
+        if ESCAPE * escapes > most:
+            raise WireError(Reason.MALFORMED, "a gap leaves its run")
+        symbols = coder.get(table, open_ones.size)
+        quotients[open_ones] += symbols
+        open_ones = open_ones[symbols == ESCAPE]
+        escapes += open_ones.size
+    return quotients
+
+
+def _flags(local: Positions, size: int) -> npt.NDArray[np.bool_]:
+    """Return True at positions and False elsewhere."""
+    flags = np.zeros(size, dtype=np.bool_)
+    flags[local] = True
+    return flags
+
+
+def _steps(bounds: Sequence[int]) -> list[int]:
+    return np.diff(bounds).tolist()
+
+
+def log2_choices(size: int, count: int) -> float:
+    """Return log2 C(size, count)."""
+    return (lgamma(size + 1) - lgamma(count + 1) - lgamma(size - count + 1)) / log(2)
+
+
+def separate_bits(counts: Sequence[int], sizes: Sequence[int]) -> float:
+    """Estimate what a run for each tensor takes, with the counts."""
+    return sum(
+        log2_choices(size, count) + 1.5 * count.bit_length() + 0.3
+        for size, count in zip(sizes, counts, strict=True)
+    )
+
+
+def joint_bits(counts: Sequence[int], sizes: Sequence[int]) -> float:
+    """Estimate what one run for all tensors takes."""
+    return log2_choices(sum(sizes), sum(counts)) + max(sum(counts), 1).bit_length() / 2

@@ -187,7 +187,7 @@ def test_payload(data: DataSet) -> None:
     header, content = message.header, message.content
     assert (header.kind, header.address, header.base) == ("delta", (3, 7), V0)
     assert header.examples == 22 == len(SHARDS[3]) == SHARDS.examples(3)
-    assert 0 < header.loss < 4
+    assert 0 < header.scalar < 4
     assert isinstance(content, Sparse)
     assert content.nonzeros == 61  # a tenth of 64 x 8 + 8 + 8 x 10 + 10 = 610
     assert payload.size >= least_bytes(61, here.schema)
@@ -361,10 +361,10 @@ def test_streams_by_name(data: DataSet, seed: int, client: int, number: int) -> 
     base, here = initial(settings, data), Client(settings, data, SHARDS)
     real = type(settings.method.training).train
 
-    def spy(self: Any, model: Any, x: Any, y: Any, rng: Any, after_step: Any = None) -> Any:
-        key = rng.bit_generator.state["state"]["key"].tolist()
+    def spy(self: Any, model: Any, x: Any, y: Any, task: Any) -> Any:
+        key = task.rng.bit_generator.state["state"]["key"].tolist()
         seen.append((key, torch.initial_seed()))
-        return real(self, model, x, y, rng, after_step)
+        return real(self, model, x, y, task)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(settings.method.training), "train", spy)

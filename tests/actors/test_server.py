@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.identity import identify
+from actors.publisher import whole_message
 from actors.server import (
     Admission,
     Delivery,
     ParameterServer,
     Server,
     Snapshot,
-    model_message,
     whole_model,
 )
 from actors.work import Assignment, GroupReceipt, Work
-from policies.aggregation import FedBuff
+from policies.aggregation import Applied, FedBuff
 from policies.method import Method
+from policies.sparsity import DenseDownlink
 from policies.types import (
     ACCEPTED,
     Address,
@@ -45,7 +46,19 @@ SCHEMA = ModelSchema(
 V0, V1, V2 = Version(0, 0), Version(1, 0), Version(2, 0)
 A, B, C = Address(0, 0), Address(1, 0), Address(2, 0)
 START = np.linspace(-1, 1, 10, dtype=np.float32)
-INITIAL = model_message(V0, START, SCHEMA)
+
+
+def message_of(version: Version, model: Vector) -> Buffer:
+    """Return a whole model, shape (P + B,), as clients are sent it."""
+    return whole_message(DenseDownlink(), SCHEMA, version, model[:8], model[8:])
+
+
+INITIAL = message_of(V0, START)
+
+
+def snapshot_message(snapshot: Snapshot) -> Buffer:
+    """Return the version that a snapshot was taken at."""
+    return message_of(snapshot.version, snapshot.model)
 
 
 class Counting(FedBuff):
@@ -53,14 +66,16 @@ class Counting(FedBuff):
 
     kind: Literal["counting"] = "counting"  # type: ignore[assignment]
 
-    def start(self, parameters: int) -> Arrays:
-        return {"seen": np.zeros(parameters, dtype=np.int64)}
+    def start(self, schema: ModelSchema) -> Arrays:
+        return {"seen": np.zeros(schema.parameters, dtype=np.int64)}
 
-    def apply(self, model: Vector, memory: Arrays, batch: Sequence[Contribution]) -> Arrays:
-        super().apply(model, memory, batch)
+    def apply(
+        self, model: Vector, memory: Arrays, batch: Sequence[Contribution], version: int
+    ) -> Applied:
+        super().apply(model, memory, batch, version)
         seen = memory["seen"] + len(batch)
         model += np.float32(0.125) * seen[0]
-        return {"seen": seen}
+        return Applied({"seen": seen})
 
 
 class Breaking(FedBuff):
@@ -68,11 +83,13 @@ class Breaking(FedBuff):
 
     kind: Literal["breaking"] = "breaking"  # type: ignore[assignment]
 
-    def apply(self, model: Vector, memory: Arrays, batch: Sequence[Contribution]) -> Arrays:
-        super().apply(model, memory, batch[:1])
+    def apply(
+        self, model: Vector, memory: Arrays, batch: Sequence[Contribution], version: int
+    ) -> Applied:
+        applied = super().apply(model, memory, batch[:1], version)
         if len(batch) > 1:
             raise ZeroDivisionError("half-way")
-        return memory
+        return applied
 
 
 def work(**method: Any) -> Work:
@@ -264,7 +281,8 @@ def test_commit_by_hand() -> None:
     np.testing.assert_allclose(model[:8], START[:8] + 2, rtol=1e-6)
     assert model[8:].tolist() == [5, 5]
     assert receipt.version == here.version == V1
-    assert receipt.bytes == message.size
+    assert receipt.whole is not None
+    assert receipt.whole.bytes == message.size
 
 
 def test_published_is_the_model() -> None:
@@ -287,7 +305,7 @@ def test_published_does_not_change() -> None:
     admit(here, B)
     here.commit([B], V1)
     assert message.tobytes() == before
-    assert INITIAL.tobytes() == model_message(V0, START, SCHEMA).tobytes()
+    assert INITIAL.tobytes() == message_of(V0, START).tobytes()
 
 
 def test_commit_again() -> None:
@@ -385,7 +403,7 @@ def test_buffers_move_at_the_methods_rate() -> None:
     here = Server(
         work(aggregation={"kind": "fedasync", "rate": 0.5}),
         SCHEMA,
-        model_message(V0, np.zeros(10, dtype=np.float32), SCHEMA),
+        message_of(V0, np.zeros(10, dtype=np.float32)),
     )
     admit(here, A, buffers=6.0)
     assert whole_model(here.commit([A], V0)[1], SCHEMA)[8:].tolist() == [3, 3]
@@ -404,9 +422,9 @@ def test_memory_goes_on() -> None:
     for address in (A, B, C):
         admit(here, address)
     here.commit([A, B], V0)
-    assert here.snapshot().memory["seen"].tolist() == [2] * 8
+    assert here.snapshot().memory["aggregation/seen"].tolist() == [2] * 8
     here.commit([C], V1)
-    assert here.snapshot().memory["seen"].tolist() == [3] * 8
+    assert here.snapshot().memory["aggregation/seen"].tolist() == [3] * 8
 
 
 def test_discard() -> None:
@@ -446,7 +464,7 @@ def test_rollback() -> None:
     assert receipt.version == here.version == decode(message, SCHEMA).header.base == (2, 1)
     assert receipt.committed == ()
     assert whole_model(message, SCHEMA).tobytes() == START.tobytes()
-    assert not here.snapshot().memory["seen"].any()
+    assert not here.snapshot().memory["aggregation/seen"].any()
     with pytest.raises(RunError, match="not admitted"):
         here.commit([B], Version(2, 1))
     assert admit(here, A, 9.0).verdict.reason is Reason.DUPLICATE  # it is still committed once
@@ -498,7 +516,7 @@ def test_restore_goes_on_bit_for_bit() -> None:
     here, snapshot = after_two()
     there = server(aggregation=Counting())
     admit(there, B)
-    there.restore(snapshot)
+    there.restore(snapshot, [snapshot_message(snapshot)])
     assert look(there) == look(here)
     with pytest.raises(RunError, match="not admitted"):
         there.commit([B], V2)  # what waited before is forgotten
@@ -514,7 +532,7 @@ def test_snapshot_is_a_value() -> None:
     third_version(here)
     there = server(aggregation=Counting())
     for _ in range(2):
-        there.restore(snapshot)
+        there.restore(snapshot, [snapshot_message(snapshot)])
         assert look(there) == kept
         third_version(there)
 
@@ -524,7 +542,7 @@ def test_raising_on_a_restored_server() -> None:
     source, there = server(aggregation=Breaking()), server(aggregation=Breaking())
     admit(source, A)
     source.commit([A], V0)
-    there.restore(source.snapshot())
+    there.restore(source.snapshot(), [snapshot_message(source.snapshot())])
     admit(there, B)
     admit(there, C)
     before = look(there)
@@ -681,7 +699,7 @@ def test_shell_restores() -> None:
         source = server()
         admit(source, A)
         source.commit([A], V0)
-        await remote.restore(source.snapshot())
+        await remote.restore(source.snapshot(), snapshot_message(source.snapshot()))
         await deliver(remote, B)
         admit(source, B)
         receipt, _ = await remote.commit([B], V1)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.publisher import Shipment
 from orchestrator.books import (
     ClientStates,
     Event,
@@ -263,18 +264,18 @@ def test_versions_by_hand() -> None:
     with pytest.raises(ValueError, match="no version is published"):
         _ = store.newest
     store.add(V0, "h0")
-    store.publish(V0, 100)
+    store.publish(V0, Shipment(100, 90.0))
     assert store.hold(V0) == "h0"
     store.add(V1, "h1")
     assert store.newest == V0  # made, but not published
     assert V1 in store
-    store.publish(V1, 101)
-    assert (store.newest, store.handle(V1), store.bytes(V1)) == (V1, "h1", 101)
+    store.publish(V1, None)
+    assert (store.newest, store.handle(V1), store.whole(V1)) == (V1, "h1", None)
     assert V0 in store
-    assert (store.handle(V0), store.bytes(V0)) == ("h0", 100)
+    assert (store.handle(V0), store.whole(V0)) == ("h0", Shipment(100, 90.0))
     store.release(V0)
     assert V0 not in store
-    assert store.items() == [(V1, 1, 101, "h1")]
+    assert store.items() == [(V1, 1, None, "h1")]
 
 
 def test_an_unused_version_goes_at_once() -> None:
@@ -283,8 +284,8 @@ def test_an_unused_version_goes_at_once() -> None:
     for number in range(3):
         version = Version(number, 0)
         store.add(version, number)
-        store.publish(version, 1)
-    assert store.items() == [(V2, 1, 1, 2)]
+        store.publish(version, None)
+    assert store.items() == [(V2, 1, None, 2)]
 
 
 def test_a_version_that_is_never_published() -> None:
@@ -300,12 +301,12 @@ def test_versions_in_any_sequence(steps: list[int]) -> None:
     """A version is there as long as it is the newest or somebody holds it."""
     store, held, newest = VersionStore(), list[Version](), V0
     store.add(V0, 0)
-    store.publish(V0, 1)
+    store.publish(V0, None)
     for step in steps:
         if step == 0:
             newest = Version(newest.number + 1, 0)
             store.add(newest, newest.number)
-            store.publish(newest, 1)
+            store.publish(newest, None)
         elif step == 1:
             store.hold(newest)
             held.append(newest)
@@ -318,19 +319,20 @@ def test_versions_through_a_checkpoint() -> None:
     """Read back, users, bytes and the newest are as before, also of one not yet published."""
     store, again = VersionStore(), VersionStore()
     store.add(V0, "h0")
-    store.publish(V0, 100)
+    store.publish(V0, Shipment(100, 90.0))
     store.hold(V0)
     store.add(V1, "h1")
-    store.publish(V1, 101)
+    store.publish(V1, None)
     store.add(V2, "h2")
     rows = store.items()
-    assert rows == [(V0, 1, 100, "h0"), (V1, 1, 101, "h1"), (V2, 1, None, "h2")]
+    whole = Shipment(100, 90.0)
+    assert rows == [(V0, 1, whole, "h0"), (V1, 1, None, "h1"), (V2, 1, None, "h2")]
     for version, users, size, handle in rows:
         again.put(version, users, size, handle, newest=version == store.newest)
     for one in (store, again):
-        one.publish(V2, 102)
+        one.publish(V2, None)
         one.release(V0)
-    assert again.items() == store.items() == [(V2, 1, 102, "h2")]
+    assert again.items() == store.items() == [(V2, 1, None, "h2")]
 
 
 # ---------------------------------------------------------------- ledger

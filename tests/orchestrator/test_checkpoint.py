@@ -20,6 +20,33 @@ VARIETY = (
     ("faults=[{fault: garbage, client: 2}, {fault: not-finite, client: 3}]",),
     ("clock=virtual", "method.uplink.kind=dense", "method.concurrency=6"),
 )
+SPARSE = {
+    "sparsyfed": (
+        "method.training={kind: sparsyfed, lr: 0.3}",
+        "method.uplink={kind: sparse-weights, density: 0.1}",
+        "method.aggregation={kind: fedbuff, form: weights, size: 3}",
+        "method.downlink.kind=sparse",
+    ),
+    "fedmap": (
+        "method.uplink={kind: packed, content: delta}",
+        "method.pruning={kind: fedmap, density: 0.2, every: 2, schedule: {kind: recovered}}",
+        "method.downlink.kind=difference",
+    ),
+    "signs": (
+        "method.uplink={kind: signs, density: auto}",
+        "method.aggregation={kind: majority-vote, voters: 4, size: 3}",
+        "method.downlink.kind=difference",
+    ),
+    "stc": (
+        "method.uplink={kind: stc, density: 0.1}",
+        "method.downlink={kind: top-k, values: level, scope: tensor, ring: 2000}",
+    ),
+    "rounded": (
+        "method.uplink={kind: qsgd}",
+        "method.downlink={kind: dense, values: int8}",
+    ),
+    "ring": ("method.downlink={kind: difference, ring: 3000}",),
+}
 
 
 class Cut:
@@ -56,7 +83,9 @@ def cut_and_resumed(experiment: Any, at: int, build: Any, ended: Any, folder: Pa
     return ended(second), cut.busy
 
 
-@pytest.mark.parametrize("changes", VARIETY, ids=lambda c: "+".join(c) or "plain")
+@pytest.mark.parametrize(
+    "changes", [*VARIETY, *SPARSE.values()], ids=lambda c: "+".join(c) or "plain"
+)
 def test_same_digest_wherever_it_was_cut(
     changes: tuple[str, ...], small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path
 ) -> None:
@@ -73,8 +102,11 @@ def test_same_digest_wherever_it_was_cut(
     assert busy > 9, "the cuts met work in flight"
 
 
-def test_cut_after_a_rollback(small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path) -> None:
-    """Lineages, superseded updates and states taken back survive a checkpoint."""
+@pytest.mark.parametrize("changes", [(), *SPARSE.values()], ids=["plain", *SPARSE])
+def test_cut_after_a_rollback(
+    changes: tuple[str, ...], small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path
+) -> None:
+    """Lineages, superseded updates and states taken back survive a checkpoint; masks do, too."""
 
     class Back:
         def __init__(self) -> None:
@@ -85,7 +117,7 @@ def test_cut_after_a_rollback(small: Any, ran: Any, build: Any, ended: Any, tmp_
             if self.looks == 40:
                 engine.rollback()
 
-    experiment = small("evaluate.every_versions=1")
+    experiment = small("evaluate.every_versions=1", *changes)
     reference = ran(experiment, between_events=Back())
     assert reference.of("rolled_back")
 
@@ -141,7 +173,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 1"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 2"):
         checkpoint.load(tmp_path)
 
 

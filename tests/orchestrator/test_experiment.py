@@ -140,7 +140,7 @@ def test_ten_mistakes_of_both_sorts(path: Path) -> None:
             ["method.uplink={kind: top-k}", "method.aggregation={kind: fedasync, form: mix}"],
             (
                 "method.aggregation: fedasync aggregates weights, but the uplink top-k sends "
-                "delta. Set method.aggregation.form to delta, or method.uplink to dense weights."
+                "delta. Set method.aggregation.form to delta, or choose another uplink."
             ),
         ),
         (
@@ -198,7 +198,7 @@ def test_a_model_that_takes_no_such_input(path: Path) -> None:
     text = BASE.replace("digits", "'tiny_images:load'").replace("logistic", "cnn")
     path.write_text(text.replace("clients: 8", "clients: 4"))
     (line,) = mistakes(path)
-    assert line.startswith("x.yaml:3: model cnn halves its images twice and needs inputs of (")
+    assert line.startswith("x.yaml:3: model cnn halves its images 2 times and needs inputs of (")
     assert "got (1, 3, 3)" in line
 
 

@@ -24,7 +24,7 @@ from policies.aggregation import FedBuff
 from policies.aggregation.base import AggregationPolicy, Pacing
 from policies.correction import CorrectionPolicy
 from policies.selection import SelectionPolicy
-from policies.sparsity import DownlinkPolicy, UplinkPolicy
+from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
 from policies.staleness import StalenessPolicy
 from policies.training import TrainingPolicy
 
@@ -57,6 +57,10 @@ class Partition(PartitionPolicy):
     knob: PositiveInt
     def split(self, labels, clients, rng): return []
 
+class Pruning(PruningPolicy):
+    knob: PositiveInt
+    def keep(self, model, alive, schema, stage, memory): return None, memory
+
 class Selection(SelectionPolicy):
     knob: PositiveInt
     def choose(self, clients, count, rng): return []
@@ -67,12 +71,12 @@ class Staleness(StalenessPolicy):
 
 class Training(TrainingPolicy):
     knob: PositiveInt
-    def train(self, model, x, y, rng, after_step=None): raise NotImplementedError
+    def train(self, model, x, y, task): raise NotImplementedError
 
 class Uplink(UplinkPolicy):
     knob: PositiveInt
     def sends(self): return "delta"
-    def compress(self, weights, base, state): raise NotImplementedError
+    def compress(self, weights, base, state, rng): raise NotImplementedError
 
 class Buffer(FedBuff):
     knob: PositiveInt = 1
@@ -98,6 +102,7 @@ PLACES = {
     "Jitter": "fleet.jitter",
     "Model": "model",
     "Partition": "data.partition",
+    "Pruning": "method.pruning",
     "Selection": "method.selection",
     "Staleness": "method.staleness",
     "Training": "method.training",

@@ -28,6 +28,7 @@ SUMMARY: dict[str, Any] = {
     "wall_seconds": 71.0,
     "uplink_bytes": 2_500_000,
     "downlink_bytes": 1_200_000_000,
+    "downlink_entropy_bytes": 1_100_000_000.0,
     "mean_staleness": 3.25,
     "energy_joules": 81_500.0,
     "wasted_device_seconds": 7200.0,
@@ -83,6 +84,10 @@ def by_hand(out: Path) -> None:
     log.append("arrived", client=0, number=0, outcome="accepted", **came)
     log.append("committed", time_s=60.0, client=0, number=0, version=1, staleness=0, weight=1.0)
     log.append("published", time_s=60.0, version=1, hash="ab", nonzeros=10)
+    for version, alike, grown in ((1, 0.25, 3.0), (2, 0.5, 0.0)):
+        figures = {"mask_jaccard": alike, "regrowth": grown}
+        for name, value in figures.items():
+            log.append("measured", time_s=60.0, version=version, measure=name, value=value)
     log.append("arrived", client=1, number=0, outcome="accepted", **came)
     log.append("committed", time_s=60.0, client=1, number=0, version=2, staleness=3, weight=0.5)
     log.append("arrived", client=2, number=0, outcome="rejected", reason="not_finite", **came)
@@ -179,7 +184,9 @@ def test_the_page_says_what_the_logs_say(tmp_path: Path) -> None:
         "Virtual time 90 min wall 71 s",
         "Updates 412 rejected: 9",
         "Sent up 2.50 MB",
-        "Sent down 1.20 GB",
+        "Sent down 1.20 GB at best 1.10 GB",
+        "mask jaccard 0.25 0.5",
+        "regrowth 3 0",
         "Energy 81.5 kJ",
         "Device time wasted 2 h",
         "0.5000 at the end (version 2)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -17,18 +18,34 @@ from policies.aggregation import (
     FedAsync,
     FedAvg,
     FedBuff,
+    MajorityVote,
     Pacing,
     mean_buffers,
 )
 from policies.staleness import Hinge, Polynomial
 from policies.types import Address, Arrays, PayloadKind, Vector, Version
-from policies.update import Content, Contribution, Dense, Sparse, Update
+from policies.update import (
+    Content,
+    Contribution,
+    Dense,
+    Mask,
+    Masked,
+    ModelSchema,
+    Sparse,
+    TensorSpec,
+    Update,
+)
 
 ADAPTER: TypeAdapter[AggregationPolicy] = TypeAdapter(Aggregation)
 MEMBERS = get_args(get_args(Aggregation)[0])
 SAMPLES: dict[type[AggregationPolicy], list[AggregationPolicy]] = {
     FedAsync: [FedAsync(), FedAsync(rate=1), FedAsync(form="mix", rate=0.25)],
-    FedBuff: [FedBuff(), FedBuff(size=1, rate=2)],
+    FedBuff: [FedBuff(), FedBuff(size=1, rate=2), FedBuff(form="weights")],
+    MajorityVote: [
+        MajorityVote(),
+        MajorityVote(voters=3, size=6, step_final=1e-4),
+        MajorityVote(quorum=2, minorities=False),
+    ],
     FedAvg: [FedAvg(), FedAvg(clients_per_round=3, over_selection=1.5, deadline_s=60)],
 }
 EVERY_SAMPLE = [sample for samples in SAMPLES.values() for sample in samples]
@@ -39,18 +56,23 @@ def vector(*values: float) -> Vector:
     return np.array(values, dtype=np.float32)
 
 
+def schema(size: int) -> ModelSchema:
+    return ModelSchema((TensorSpec("w", (size,)),))
+
+
 def contribution(
     content: Content | Sequence[float],
     *,
+    client: int = 0,
     weight: float = 1.0,
     examples: int = 1,
     kind: PayloadKind = "delta",
     buffers: Sequence[float] = (),
 ) -> Contribution:
-    if not isinstance(content, Dense | Sparse):
+    if not isinstance(content, Dense | Sparse | Masked):
         content = Dense(vector(*content))
     update = Update(
-        Address(0, 0), Version(0, 0), kind, content, vector(*buffers), examples, loss=0.5
+        Address(client, 0), Version(0, 0), kind, content, vector(*buffers), examples, loss=0.5
     )
     return Contribution(update, staleness=0, weight=weight)
 
@@ -58,7 +80,7 @@ def contribution(
 def after(policy: AggregationPolicy, model: Vector, batch: Sequence[Contribution]) -> Vector:
     """Return the next version; `model` stays."""
     moved = model.copy()
-    policy.apply(moved, policy.start(model.size), batch)
+    policy.apply(moved, policy.start(schema(model.size)), batch, 1)
     return moved
 
 
@@ -71,8 +93,9 @@ def some_batch(kind: PayloadKind, seed: int = 0) -> list[Contribution]:
             examples=int(rng.integers(1, 9)),
             kind=kind,
             buffers=rng.standard_normal(2).tolist(),
+            client=client,
         )
-        for _ in range(3)
+        for client in range(3)
     ]
 
 
@@ -99,11 +122,11 @@ def test_contract_of_values(policy: AggregationPolicy, kind: PayloadKind) -> Non
     """Updates and memory go in as values and stay as they are; equal ones give equal bits."""
     model = np.linspace(-1, 1, 6, dtype=np.float32)
     batch, untouched = some_batch(kind), some_batch(kind)
-    memory: Arrays = policy.start(6)
+    memory: Arrays = policy.start(schema(6))
     kept = {name: array.copy() for name, array in memory.items()}
     moved, again = model.copy(), model.copy()
-    policy.apply(moved, memory, batch)
-    policy.apply(again, kept, untouched)
+    policy.apply(moved, memory, batch, 1)
+    policy.apply(again, kept, untouched, 1)
     assert moved.tobytes() == again.tobytes()
     assert moved.tobytes() != model.tobytes()
     assert memory.keys() == kept.keys()
@@ -117,11 +140,12 @@ def test_contract_of_values(policy: AggregationPolicy, kind: PayloadKind) -> Non
 @pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
 def test_foreign_memory_is_not_touched(policy: AggregationPolicy) -> None:
     """Whatever memory it is given, it changes none of it in place."""
-    memory: Arrays = {"momentum": vector(1, 2)}
+    memory: Arrays = {**policy.start(schema(6)), "momentum": vector(1, 2)}
+    names = list(memory)
     (kind, *_) = policy.takes()
-    policy.apply(np.zeros(6, dtype=np.float32), memory, some_batch(kind))
+    policy.apply(np.zeros(6, dtype=np.float32), memory, some_batch(kind), 1)
     np.testing.assert_array_equal(memory["momentum"], [1, 2])
-    assert list(memory) == ["momentum"]
+    assert list(memory) == names
 
 
 @pytest.mark.parametrize("policy", [p for p, k in EVERY_KIND if k == "delta"], ids=repr)
@@ -190,7 +214,7 @@ def test_fedasync_rate_is_not_cumulative() -> None:
     assert after(policy, vector(0), [update] * 3) == 0.75
     one_by_one = vector(0)
     for _ in range(3):
-        policy.apply(one_by_one, {}, [update])
+        policy.apply(one_by_one, {}, [update], 1)
     assert one_by_one == 0.75
 
 
@@ -263,6 +287,137 @@ def test_fedavg_without_examples(kind: PayloadKind) -> None:
 # ---------------------------------------------------------------- buffers, pacing, kinds
 
 
+def test_fedbuff_of_weights() -> None:
+    """(1, 2) with 1 x 3 examples and (5, 6) with 0.5 x 2 give (2, 3); nothing of (9, 9) stays."""
+    batch = [
+        contribution([1, 2], examples=3, kind="weights"),
+        contribution([5, 6], examples=2, weight=0.5, kind="weights"),
+    ]
+    np.testing.assert_allclose(after(FedBuff(form="weights"), vector(9, 9), batch), [2, 3])
+
+
+@pytest.mark.parametrize("policy", [FedAvg(), FedBuff(form="weights")], ids=repr)
+def test_what_all_have_pruned_goes(policy: AggregationPolicy) -> None:
+    """A policy that says so leaves a zero wherever every update has one."""
+    assert policy.keeps_zeros()
+    batch = [
+        contribution(Sparse(np.array([1]), vector(4)), kind="weights"),
+        contribution(Sparse(np.array([1, 2]), vector(2, 8)), kind="weights"),
+    ]
+    np.testing.assert_array_equal(after(policy, vector(9, 9, 9, 9), batch), [0, 3, 4, 0])
+
+
+@pytest.mark.parametrize(
+    "policy", [FedAsync(), FedAsync(form="mix"), FedBuff(), MajorityVote()], ids=repr
+)
+def test_what_keeps_the_old_model_says_so(policy: AggregationPolicy) -> None:
+    """The others promise no zeros."""
+    assert not policy.keeps_zeros()
+
+
+# ---------------------------------------------------------------- majority vote by hand
+
+
+def ballots(*votes: Sequence[float], weights: Sequence[float] = ()) -> list[Contribution]:
+    """Return one client's votes a row; 0 abstains."""
+    return [
+        contribution(
+            Sparse(np.flatnonzero(row), vector(*(v for v in row if v))),
+            kind="votes",
+            client=client,
+            weight=weights[client] if weights else 1.0,
+        )
+        for client, row in enumerate(votes)
+    ]
+
+
+def test_majority_vote() -> None:
+    """Two against one win; a tie and a coordinate without votes stay."""
+    batch = ballots([1, 1, 0, -1], [1, -1, 0, -1], [-1, 0, 0, -1])
+    moved = after(MajorityVote(voters=3, step=0.5), vector(0, 0, 0, 0), batch)
+    np.testing.assert_array_equal(moved, [-0.5, 0, 0, 0.5])
+
+
+def test_majority_vote_measures() -> None:
+    """3 of 4 coordinates have votes, 8 votes on them, and one of the 3 is a tie."""
+    batch = ballots([1, 1, 0, -1], [1, -1, 0, -1], [-1, 0, 0, -1])
+    policy = MajorityVote(voters=3, minorities=False)
+    applied = policy.apply(vector(0, 0, 0, 0), {}, batch, 1)
+    assert applied.measures == {"coverage": 0.75, "votes": 8 / 3, "ties": 1 / 3}
+
+
+def test_majority_vote_weighs_lateness_and_counts_heads() -> None:
+    """One fresh vote beats two late ones; the quorum counts heads, not weights."""
+    batch = ballots([1, 0], [-1, 1], [-1, 0], weights=(1.0, 0.4, 0.4))
+    moved = after(MajorityVote(voters=3, size=3, step=1, quorum=2), vector(0, 0), batch)
+    np.testing.assert_array_equal(moved, [-1, 0])
+
+
+def test_majority_vote_takes_the_latest_of_each_client() -> None:
+    """A client that is twice in a buffer has one vote: the newest."""
+    old, new = ballots([1, 1])[0], ballots([-1, 0])[0]
+    new = replace(new, update=replace(new.update, address=Address(0, 7)))
+    for batch in ([old, new], [new, old]):
+        moved = after(MajorityVote(voters=2, size=2, step=1), vector(0, 0), batch)
+        np.testing.assert_array_equal(moved, [1, 0])
+
+
+def test_majority_vote_step() -> None:
+    """The step falls exponentially by version, and with a buffer by size / voters."""
+    policy = MajorityVote(step=0.1, step_final=0.001, step_versions=2)
+    assert [policy.reach(t) for t in (0, 1, 2, 9)] == pytest.approx([0.1, 0.01, 0.001, 0.001])
+    assert MajorityVote(step=0.1, voters=20, size=5).reach(0) == pytest.approx(0.025)
+
+
+def test_majority_vote_step_can_be_repeated() -> None:
+    """What it says it added, added again, gives the same bits."""
+    rng = np.random.default_rng(3)
+    model = rng.standard_normal(50, dtype=np.float32)
+    batch = ballots(*rng.integers(-1, 2, size=(5, 50)).tolist())
+    moved, again = model.copy(), model.copy()
+    applied = MajorityVote(voters=5).apply(moved, MajorityVote().start(schema(50)), batch, 3)
+    assert applied.step is not None
+    applied.step.add_to(again, 1.0)
+    assert moved.tobytes() == again.tobytes() != model.tobytes()
+
+
+def test_systematic_minorities() -> None:
+    """Client 2 is overruled on coordinate 0 each time, and everybody in turn on coordinate 1."""
+    policy = MajorityVote(voters=3)
+    memory = policy.start(schema(2))
+    measures: list[float] = []
+    for odd in (0, 1, 2):
+        votes = [[1.0, -1.0 if client == odd else 1.0] for client in range(3)]
+        votes[2][0] = -1.0
+        applied = policy.apply(vector(0, 0), memory, ballots(*votes), 1)
+        memory = applied.memory
+        measures.append(applied.measures["systematic_minorities"])
+    assert measures == [0, 0, 0.5]
+
+
+@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+def test_nothing_but_what_it_says_is_touched(policy: AggregationPolicy) -> None:
+    """Where sparse updates do not reach, a model that is not replaced keeps its bits."""
+    (kind, *_) = policy.takes()
+    model = np.linspace(-1, 1, 9, dtype=np.float32)
+    content = Sparse(np.array([2, 5]), vector(1, -1))
+    batch = [contribution(content, kind=kind, client=client) for client in (0, 1)]
+    moved = model.copy()
+    applied = policy.apply(moved, policy.start(schema(9)), batch, 1)
+    if applied.touched is not None:
+        reached = np.unique(np.concatenate(list(applied.touched)))
+        assert reached.tolist() == [2, 5]
+        assert set(np.flatnonzero(moved != model)) <= set(reached.tolist())
+
+
+def test_masked_updates_count_under_their_mask() -> None:
+    """Packed values go where the mask says."""
+    packed = Masked(Mask(1, np.array([0, 2])), vector(1, 2))
+    np.testing.assert_array_equal(
+        after(FedBuff(), vector(0, 0, 5), [contribution(packed)]), [1, 0, 7]
+    )
+
+
 def test_mean_buffers() -> None:
     """1 x 1 and 3 x 0.5 weigh 0.4 and 0.6: the mean of (10, -5) and (20, 5) is (16, 1)."""
     batch = [
@@ -305,6 +460,8 @@ def test_mean_buffers_is_summed_in_float64() -> None:
         (FedAvg(clients_per_round=10, over_selection=1.25), Pacing(10, cohort=13)),
         (FedAvg(clients_per_round=50, over_selection=1.1), Pacing(50, cohort=55)),
         (FedAvg(clients_per_round=3, deadline_s=9), Pacing(3, cohort=3, deadline_s=9)),
+        (MajorityVote(voters=4, over_selection=1.5), Pacing(4, cohort=6)),
+        (MajorityVote(voters=4, size=9), Pacing(9)),
     ],
     ids=repr,
 )
@@ -319,7 +476,9 @@ def test_pacing(policy: AggregationPolicy, pacing: Pacing) -> None:
         (FedAsync(), {"delta"}),
         (FedAsync(form="mix"), {"weights"}),
         (FedBuff(), {"delta"}),
+        (FedBuff(form="weights"), {"weights"}),
         (FedAvg(), {"delta", "weights"}),
+        (MajorityVote(), {"votes"}),
     ],
     ids=repr,
 )

@@ -11,9 +11,24 @@ from pydantic import ValidationError
 
 from policies.aggregation import AggregationPolicy, FedAsync, FedAvg, FedBuff
 from policies.correction import NoCorrection
-from policies.method import Method, misfits
+from policies.method import Method, mask_misfits, misfits, sparse_weights_misfits
 from policies.selection import Uniform
-from policies.sparsity import DenseDownlink, DenseUplink, TopK, UplinkPolicy
+from policies.sparsity import (
+    STC,
+    DenseDownlink,
+    DenseUplink,
+    Difference,
+    FedMap,
+    NoPruning,
+    Packed,
+    Signs,
+    SparseDownlink,
+    SparseWeights,
+    TopK,
+    TopKDownlink,
+    TopKPruning,
+    UplinkPolicy,
+)
 from policies.staleness import Polynomial
 from policies.training import Sgd
 from policies.types import Address, PayloadKind, Version
@@ -83,7 +98,7 @@ def test_fits(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> None:
             MIX,
             (
                 "fedasync aggregates weights, but the uplink top-k sends delta. "
-                "Set method.aggregation.form to delta, or method.uplink to dense weights."
+                "Set method.aggregation.form to delta, or choose another uplink."
             ),
         ),
         (
@@ -91,7 +106,31 @@ def test_fits(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> None:
             Majority(),
             (
                 "majority aggregates votes, but the uplink top-k sends delta. "
-                "Choose another uplink or another aggregation."
+                "Set method.uplink.kind to signs or sign-sgd."
+            ),
+        ),
+        (
+            Signs(),
+            FedBuff(),
+            (
+                "fedbuff aggregates delta, but the uplink signs sends votes. "
+                "Set method.aggregation.kind to majority-vote, or choose another uplink."
+            ),
+        ),
+        (
+            SparseWeights(),
+            FedBuff(),
+            (
+                "fedbuff aggregates delta, but the uplink sparse-weights sends weights. "
+                "Set method.aggregation.form to weights, or choose another uplink."
+            ),
+        ),
+        (
+            STC(),
+            MIX,
+            (
+                "fedasync aggregates weights, but the uplink stc sends delta. "
+                "Set method.aggregation.form to delta, or choose another uplink."
             ),
         ),
     ],
@@ -100,6 +139,32 @@ def test_fits(uplink: UplinkPolicy, aggregation: AggregationPolicy) -> None:
 def test_misfits(uplink: UplinkPolicy, aggregation: AggregationPolicy, message: str) -> None:
     """A combination whose kinds differ is refused once, with what to change."""
     assert list(misfits(uplink, aggregation)) == [message]
+
+
+def test_zeros_that_would_never_arrive() -> None:
+    """Sparse weights need a model that is replaced, or pruned again at every version."""
+    (refusal,) = sparse_weights_misfits(SparseWeights(), MIX, NoPruning())
+    assert "keeps part of the old model at every version" in refusal
+    assert "method.pruning.kind top-k" in refusal
+    for aggregation, pruning in (
+        (FedAvg(), NoPruning()),
+        (FedBuff(form="weights"), NoPruning()),
+        (MIX, TopKPruning()),
+    ):
+        assert list(sparse_weights_misfits(SparseWeights(), aggregation, pruning)) == []
+    assert list(sparse_weights_misfits(WEIGHTS, MIX, NoPruning())) == []
+
+
+def test_masks_need_a_model_that_all_know() -> None:
+    """A lossy downlink would let every client compute another mask; weights may prune once."""
+    for downlink in (TopKDownlink(), DenseDownlink(values="fp16")):
+        (refusal,) = mask_misfits(FedMap(), downlink, Packed())
+        assert f"the downlink {downlink.kind} sends another model" in refusal
+        assert list(mask_misfits(NoPruning(), downlink, Packed())) == []
+    for lossless in (Difference(), SparseDownlink(), DenseDownlink()):
+        assert list(mask_misfits(FedMap(), lossless, Packed())) == []
+    (refusal,) = mask_misfits(FedMap(), Difference(), SparseWeights())
+    assert "Choose one" in refusal
 
 
 def test_defaults() -> None:
@@ -114,6 +179,7 @@ def test_defaults() -> None:
         staleness=Polynomial(),
         correction=NoCorrection(),
         aggregation=FedBuff(),
+        pruning=NoPruning(),
     )
     assert list(misfits(method.uplink, method.aggregation)) == []
 

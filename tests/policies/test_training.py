@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import log
 from typing import get_args
 
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.nn import functional
 
-from policies.training import Proximal, Sgd, Training, TrainingPolicy
+from policies.training import Proximal, Sgd, SparsyFed, Task, Training, TrainingPolicy
 from policies.training.flat_torch import FlatModel
 from policies.types import stream
 
@@ -22,6 +22,11 @@ MEMBERS = get_args(get_args(Training)[0])
 SAMPLES: dict[type[TrainingPolicy], list[TrainingPolicy]] = {
     Sgd: [Sgd(), Sgd(lr=0.1, momentum=0.9, weight_decay=0.01, batch_size=3)],
     Proximal: [Proximal(), Proximal(mu=0.5, epochs=2), Proximal(mu=0)],
+    SparsyFed: [
+        SparsyFed(),
+        SparsyFed(beta=2, momentum=0.5, weight_decay=0.01),
+        SparsyFed(beta=1, prune_activations=False),
+    ],
 }
 EVERY_SAMPLE = [sample for samples in SAMPLES.values() for sample in samples]
 
@@ -41,6 +46,22 @@ def net(*, norm: bool = False) -> nn.Sequential:
         torch.manual_seed(3)
         middle: list[nn.Module] = [nn.BatchNorm1d(5)] if norm else []
         return nn.Sequential(nn.Linear(4, 5), *middle, nn.ReLU(), nn.Linear(5, 3))
+
+
+def made(policy: TrainingPolicy, *, norm: bool = False) -> FlatModel:
+    """Return the small net as the policy wants it, always the same."""
+    module = net(norm=norm)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        policy.prepare(module)
+    return FlatModel(module)
+
+
+def batches(
+    seed: int = 0, name: str = "b", after_step: Callable[[int], None] | None = None
+) -> Task:
+    """Return a task with nothing but an order of the examples."""
+    return Task(stream(seed, name), after_step=after_step)
 
 
 def examples(n: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,9 +102,8 @@ def by_us(policy: TrainingPolicy) -> list[torch.Tensor]:
     """Train with the policy; return every step."""
     model, (x, y) = FlatModel(net()), examples()
     steps: list[torch.Tensor] = []
-    policy.train(
-        model, x, y, stream(1, "batches"), after_step=lambda _: steps.append(model.params.clone())
-    )
+    note = batches(1, "batches", lambda _: steps.append(model.params.clone()))
+    policy.train(model, x, y, note)
     return steps
 
 
@@ -126,9 +146,7 @@ def held(policy: TrainingPolicy) -> list[float]:
     model.load(np.ones(2, dtype=np.float32), np.empty(0, dtype=np.float32))
     steps: list[float] = []
     x, y = torch.zeros(2, 1), torch.tensor([0, 1])
-    policy.train(
-        model, x, y, stream(0, "b"), after_step=lambda _: steps.append(float(model.params[0]))
-    )
+    policy.train(model, x, y, batches(after_step=lambda _: steps.append(float(model.params[0]))))
     return steps
 
 
@@ -154,7 +172,7 @@ def test_steps_are_counted() -> None:
     """10 examples in batches of 4 over 2 epochs are 6 steps, told from 1."""
     model, (x, y) = FlatModel(net()), examples()
     told: list[int] = []
-    Sgd(batch_size=4, epochs=2).train(model, x, y, stream(1, "b"), after_step=told.append)
+    Sgd(batch_size=4, epochs=2).train(model, x, y, batches(after_step=told.append))
     assert told == [1, 2, 3, 4, 5, 6]
 
 
@@ -169,7 +187,124 @@ def test_gradients_stay_views() -> None:
         assert torch.equal(torch.cat([g.flatten() for g in grads if g is not None]), model.grads)
         assert model.grads.count_nonzero() > 10
 
-    Sgd(batch_size=4).train(model, x, y, stream(1, "b"), after_step=look)
+    Sgd(batch_size=4).train(model, x, y, batches(after_step=look))
+
+
+# ---------------------------------------------------------------- how long, how fast
+
+
+@pytest.mark.parametrize(
+    ("version", "rate"), [(0, 0.5), (5, 0.05), (10, 0.005), (1, 0.5 * 0.01**0.1), (99, 0.005)]
+)
+def test_rate_falls_exponentially(version: int, rate: float) -> None:
+    """From 0.5 to 0.005 over 10 versions it is 0.05 half way, and stays where it arrives."""
+    policy = Sgd(lr=0.5, lr_final=0.005, lr_versions=10)
+    assert policy.rate(version) == pytest.approx(rate, rel=1e-12)
+
+
+def test_rate_stays_or_grows() -> None:
+    """Without a final rate it is `lr`; a larger final rate warms up."""
+    assert [Sgd(lr=0.3).rate(version) for version in (0, 7, 10**6)] == [0.3] * 3
+    warm = Sgd(lr=0.01, lr_final=0.04, lr_versions=2)
+    assert [warm.rate(version) for version in (0, 1, 2)] == pytest.approx([0.01, 0.02, 0.04])
+
+
+def test_training_uses_the_rate() -> None:
+    """At version 5 the steps are those of a policy with that version's rate."""
+    model, (x, y) = FlatModel(net()), examples()
+    start = model.params.numpy().copy()
+    falling = Sgd(lr=0.5, lr_final=0.005, lr_versions=10)
+    ends = []
+    for policy, version in ((falling, 5), (Sgd(lr=falling.rate(5)), 0), (falling, 0)):
+        model.load(start, np.empty(0, dtype=np.float32))
+        policy.train(model, x, y, Task(stream(1, "b"), version=version))
+        ends.append(model.params.clone())
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def rows_of(policy: TrainingPolicy, n: int) -> list[list[int]]:
+    """Return which examples each step looks at; an example's input is its number."""
+    seen: list[list[int]] = []
+
+    class Look(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append([int(row) for row in x[:, 0]])
+            return super().forward(x)
+
+    x, y = torch.arange(float(n)).unsqueeze(1), torch.zeros(n, dtype=torch.int64)
+    trained = policy.train(FlatModel(Look(1, 2)), x, y, batches())
+    assert trained.examples == len({row for rows in seen for row in rows})
+    assert policy.examples_seen(n) == sum(map(len, seen))
+    assert policy.flops(n, 10.0) == 30 * sum(map(len, seen))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes"),
+    [
+        (1, [4]),
+        (2, [4, 4]),
+        (3, [4, 4, 2]),
+        (4, [4, 4, 2, 4]),
+        (6, [4, 4, 2, 4, 4, 2]),
+        (8, [4, 4, 2, 4, 4, 2, 4, 4]),
+    ],
+)
+def test_so_many_steps(steps: int, sizes: list[int]) -> None:
+    """10 examples in batches of 4: passes as epochs have them, cut off after so many batches."""
+    rows = rows_of(Sgd(steps=steps, batch_size=4, epochs=7), 10)
+    assert [len(batch) for batch in rows] == sizes
+    assert rows == rows_of(Sgd(batch_size=4, epochs=3), 10)[:steps]
+
+
+def test_every_pass_is_shuffled_afresh() -> None:
+    """Each pass looks at every example once, in another order than the one before."""
+    first, second = rows_of(Sgd(steps=2, batch_size=64), 30)
+    assert sorted(first) == sorted(second) == list(range(30))
+    assert first != second
+
+
+def test_loss_of_few_steps() -> None:
+    """The mean is over the examples seen: of 10 in batches of 4, steps that hardly move see 4."""
+    model, (x, y) = FlatModel(net()), examples()
+    rows = torch.from_numpy(batches().rng.permutation(10))[:4]
+    mean = functional.cross_entropy(model.module(x[rows]), y[rows]).item()
+    trained = Sgd(lr=1e-12, steps=1, batch_size=4).train(model, x, y, batches())
+    assert trained.loss == pytest.approx(mean, rel=1e-6)
+    assert trained.examples == 4
+
+
+# ---------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+def test_nothing_moves_outside_the_mask(momentum: float, weight_decay: float, mu: float) -> None:
+    """Values outside keep their bits, whatever else pulls; every value inside moves."""
+    policy = Proximal(mu=mu, momentum=momentum, weight_decay=weight_decay, epochs=3, batch_size=3)
+    model, (x, y) = FlatModel(net()), examples()
+    before = model.params.clone()
+    mask = torch.from_numpy(stream(0, "mask").integers(2, size=before.numel())).float()
+    policy.train(model, x, y, Task(stream(0, "b"), mask=mask))
+    assert 10 < mask.sum() < 40
+    assert torch.equal(model.params[mask == 0], before[mask == 0])
+    assert not (model.params == before)[mask == 1].any()
+
+
+def test_a_masked_step_by_hand() -> None:
+    """Under a mask the first step is the free one inside and none outside."""
+    ends, (x, y) = [], examples()
+    mask = torch.arange(43) % 2
+    policy = Sgd(steps=1, weight_decay=0.1, momentum=0.9)
+    for given in (None, mask.float(), torch.ones(43)):
+        model = FlatModel(net())
+        policy.train(model, x, y, Task(stream(0, "b"), mask=given))
+        ends.append(model.params.clone())
+    free, masked, whole = ends
+    assert torch.equal(free, whole)
+    assert torch.equal(masked, torch.where(mask == 1, free, flat(net())))
 
 
 # ---------------------------------------------------------------- what every member must do
@@ -187,8 +322,8 @@ def test_contract(policy: TrainingPolicy) -> None:
     was = (x.clone(), y.clone())
     policy = policy.model_copy(update={"batch_size": 5, "epochs": 2})
     for name in ("a", "a", "b"):
-        model = FlatModel(net(norm=True))
-        trained = policy.train(model, x, y, stream(0, name))
+        model = made(policy, norm=True)
+        trained = policy.train(model, x, y, batches(0, name))
         ends.append(model.params.clone())
         assert trained.examples == 12
         assert 0 < trained.loss < 5
@@ -201,11 +336,35 @@ def test_contract(policy: TrainingPolicy) -> None:
 @pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
 def test_it_learns(policy: TrainingPolicy) -> None:
     """Thirty epochs of small batches take a tenth off the loss on ten examples."""
-    model, (x, y) = FlatModel(net()), examples()
+    model, (x, y) = made(policy), examples()
     long = policy.model_copy(update={"epochs": 30, "batch_size": 2, "lr": 0.1})
     first = functional.cross_entropy(model.module(x), y)
-    long.train(model, x, y, stream(0, "learn"))
+    long.train(model, x, y, batches(0, "learn"))
     assert functional.cross_entropy(model.module(x), y) < 0.9 * first
+
+
+@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+def test_zeros_absorb_where_it_says_so(policy: TrainingPolicy) -> None:
+    """Prunable zeros stay through momentum and decay, or some leave; the rest of them moves."""
+    model, (x, y) = made(policy), examples()
+    prunable = torch.from_numpy(model.schema.prunable)
+    zeros = prunable & torch.from_numpy(stream(0, "zeros").random(prunable.numel()) < 0.5)
+    model.params[zeros] = 0
+    before = model.params.clone()
+    strong = {"epochs": 3, "batch_size": 3, "momentum": 0.9, "weight_decay": 0.1}
+    policy.model_copy(update=strong).train(model, x, y, batches())
+    assert zeros.sum() > 5
+    assert bool((model.params[zeros] == 0).all()) is policy.zeros_absorb
+    assert (model.params != before)[prunable & ~zeros].sum() > 5
+
+
+@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+def test_a_mask_holds_every_member(policy: TrainingPolicy) -> None:
+    """Where the mask is 0 nothing moves."""
+    model, (x, y) = made(policy), examples()
+    before, mask = model.params.clone(), (torch.arange(43) % 3 == 0).float()
+    policy.train(model, x, y, Task(stream(0, "b"), mask=mask))
+    assert torch.equal(model.params[mask == 0], before[mask == 0])
 
 
 @pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
@@ -223,7 +382,7 @@ def test_loss_counts_examples() -> None:
     mean = functional.cross_entropy(model.module(x), y).item()
     for epochs in (1, 3):
         policy = Sgd(lr=1e-12, batch_size=9, epochs=epochs)
-        assert policy.train(model, x, y, stream(0, "l")).loss == pytest.approx(mean, rel=1e-6)
+        assert policy.train(model, x, y, batches(0, "l")).loss == pytest.approx(mean, rel=1e-6)
 
 
 def test_loss_by_hand() -> None:
@@ -232,7 +391,7 @@ def test_loss_by_hand() -> None:
     model.load(np.ones(2, dtype=np.float32), np.empty(0, dtype=np.float32))
     x, y = torch.zeros(3, 1), torch.tensor([0, 1, 1])
     policy = Proximal(mu=9, weight_decay=0.1, epochs=2, batch_size=1)
-    assert policy.train(model, x, y, stream(0, "b")).loss == pytest.approx(log(2), rel=1e-6)
+    assert policy.train(model, x, y, batches()).loss == pytest.approx(log(2), rel=1e-6)
 
 
 def test_flops() -> None:
@@ -249,6 +408,11 @@ def test_flops() -> None:
         ({"kind": "sgd", "mu": 1}, "Extra inputs"),
         ({"kind": "proximal", "mu": -1}, "mu"),
         ({"kind": "proximal", "batch_size": 0}, "batch_size"),
+        ({"kind": "sgd", "steps": 0}, "steps"),
+        ({"kind": "sgd", "lr_final": 0}, "lr_final"),
+        ({"kind": "sgd", "lr_versions": 0}, "lr_versions"),
+        ({"kind": "sparsyfed", "beta": 0.99}, "greater than or equal to 1"),
+        ({"kind": "sparsyfed", "beta": float("inf")}, "finite"),
     ],
 )
 def test_refused(settings: dict[str, object], complaint: str) -> None:
@@ -275,6 +439,40 @@ def test_schema_names_parameters_then_buffers() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("module", "prunable"),
+    [
+        (nn.Linear(3, 2), ["weight"]),
+        (nn.Conv1d(3, 2, 3), ["weight"]),
+        (nn.Conv2d(4, 4, 3, groups=2), ["weight"]),
+        (nn.Conv3d(1, 1, 1, bias=False), ["weight"]),
+        (nn.ConvTranspose2d(2, 3, 2), ["weight"]),
+        (nn.MultiheadAttention(4, 2), ["in_proj_weight", "out_proj.weight"]),
+        (
+            nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+            ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"],
+        ),
+        (
+            nn.TransformerEncoderLayer(4, 2, 8),
+            [
+                "self_attn.in_proj_weight",
+                "self_attn.out_proj.weight",
+                "linear1.weight",
+                "linear2.weight",
+            ],
+        ),
+        (nn.Embedding(5, 2), []),
+        (nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.PReLU()), []),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_weights_of_layers_are_prunable(module: nn.Module, prunable: list[str]) -> None:
+    """Weights of linear layers, convolutions and attention are; no bias, norm or embedding is."""
+    schema = FlatModel(module).schema
+    assert [t.name for t in schema.tensors if t.prunable] == prunable
+    assert schema.prunable.sum() == sum(t.size for t in schema.tensors if t.prunable)
+
+
 def test_frozen_parameters_are_no_part() -> None:
     """A parameter that is not trained is left out and left alone."""
     module = net()
@@ -282,7 +480,7 @@ def test_frozen_parameters_are_no_part() -> None:
     before = module[0].weight.clone()
     model = FlatModel(module)
     assert [t.name for t in model.schema.tensors] == ["0.bias", "2.weight", "2.bias"]
-    Sgd().train(model, *examples(), stream(0, "b"))
+    Sgd().train(model, *examples(), batches())
     assert torch.equal(module[0].weight, before)
 
 
@@ -317,7 +515,7 @@ def test_vectors_and_module_share_memory() -> None:
 def test_training_moves_the_buffers() -> None:
     """Running statistics of a training pass appear in the flat buffers."""
     model = FlatModel(net(norm=True))
-    Sgd(batch_size=5).train(model, *examples(), stream(0, "b"))
+    Sgd(batch_size=5).train(model, *examples(), batches())
     assert model.buffers.tolist() != [0.0] * 5 + [1.0] * 5
 
 
@@ -328,7 +526,7 @@ def test_load_resets_everything() -> None:
     for _ in range(2):
         model.load(params, buffers)
         assert int(model.module[1].num_batches_tracked) == 0  # type: ignore[index]
-        Sgd(batch_size=5, momentum=0.9).train(model, *examples(), stream(0, "b"))
+        Sgd(batch_size=5, momentum=0.9).train(model, *examples(), batches())
         assert int(model.module[1].num_batches_tracked) == 2  # type: ignore[index]
         ends.append((model.params.clone(), model.buffers.clone()))
     assert torch.equal(ends[0][0], ends[1][0])
@@ -346,7 +544,7 @@ def test_load_copies() -> None:
     model.load(params, buffers)
     assert model.params.numpy().tobytes() == before[0]
     assert model.buffers.numpy().tobytes() == before[1]
-    Sgd().train(model, *examples(), stream(0, "b"))
+    Sgd().train(model, *examples(), batches())
     assert (params.tobytes(), buffers.tobytes()) == before
 
 

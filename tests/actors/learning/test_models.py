@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from actors.learning import models_torch
 from actors.learning.data import DataShape
-from actors.learning.models import Cnn, Logistic, Mlp, Model, ModelPolicy
+from actors.learning.models import Cnn, Logistic, Mlp, Model, ModelPolicy, ResNet
 from policies.base import Settings
 from policies.types import ExperimentError
 
@@ -30,6 +30,13 @@ SAMPLES: dict[type[ModelPolicy], list[ModelPolicy]] = {
         Cnn(group_norm=True),
         Cnn(channels=(3, 12), kernel=3, hidden=5, group_norm=True),
         Cnn(channels=(1, 1), kernel=1, hidden=1),
+    ],
+    ResNet: [
+        ResNet(),
+        ResNet(norm="batch"),
+        ResNet(width=5),
+        ResNet(depth=18, width=4),
+        ResNet(depth=18, width=3, norm="batch"),
     ],
 }
 EVERY_SAMPLE = [sample for samples in SAMPLES.values() for sample in samples]
@@ -75,6 +82,14 @@ def counted_flops(policy: ModelPolicy, shape: DataShape) -> int:
     return models_torch.count_flops(lambda: policy.build(shape), shape)
 
 
+def _bytes_of_norms(module: nn.Module) -> int:
+    """Return the bytes an example of two that norms keep: mean and deviation, float32."""
+    layers = list(module.modules())
+    of_groups = sum(2 * 4 * m.num_groups for m in layers if isinstance(m, nn.GroupNorm))
+    of_batch = sum(2 * 4 * m.num_features for m in layers if isinstance(m, nn.BatchNorm2d))
+    return of_groups + of_batch // 2
+
+
 def test_every_member_has_a_sample() -> None:
     """A new member of the union fails here until SAMPLES holds one."""
     assert set(MEMBERS) == set(SAMPLES)
@@ -104,11 +119,11 @@ def test_arithmetic_agrees_with_torch(policy: ModelPolicy, shape: DataShape) -> 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
 def test_activations_are_what_autograd_keeps(policy: ModelPolicy, shape: DataShape) -> None:
-    """The estimate leaves out a norm's two numbers a group, and nothing else."""
+    """The estimate leaves out a norm's two numbers a group or channel, and nothing else."""
     measured = models_torch.count_activation_bytes(lambda: policy.build(shape), shape)
-    assert policy.activation_bytes(shape) == pytest.approx(measured, rel=0.02)
-    if not getattr(policy, "group_norm", False):
-        assert policy.activation_bytes(shape) == measured
+    left_out = _bytes_of_norms(policy.build(shape))
+    assert policy.activation_bytes(shape) == measured - left_out
+    assert left_out <= 0.05 * measured
 
 
 @settings(max_examples=25, deadline=None)
@@ -129,6 +144,27 @@ def test_arithmetic_of_a_cnn_holds_for_any_image(
     assert policy.forward_flops(shape) == counted_flops(policy, shape)
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    depth=st.sampled_from([8, 18]),
+    width=st.integers(1, 9),
+    image=st.tuples(st.integers(1, 3), st.integers(9, 13), st.integers(9, 13)),
+    norm=st.sampled_from(["group", "batch"]),
+)
+def test_arithmetic_of_a_resnet_holds_for_any_image(
+    depth: Literal[8, 18],
+    width: int,
+    image: tuple[int, int, int],
+    norm: Literal["group", "batch"],
+) -> None:
+    """Odd sizes, which are halved upwards, and thin stages change nothing."""
+    policy = ResNet(depth=depth, width=width, norm=norm)
+    shape = DataShape(1, 1, image, 2)
+    module = policy.build(shape)
+    assert policy.parameters(shape) == sum(p.numel() for p in module.parameters())
+    assert policy.forward_flops(shape) == counted_flops(policy, shape)
+
+
 def test_sizes_by_hand() -> None:
     """The published sizes: 7,850 for MNIST's regression, 1,663,370 for McMahan's CNN."""
     assert Logistic().parameters(MNIST) == 784 * 10 + 10
@@ -136,6 +172,49 @@ def test_sizes_by_hand() -> None:
     assert Mlp(hidden=(200, 200)).parameters(MNIST) == 199_210
     assert Cnn(channels=(32, 64), hidden=512).parameters(MNIST) == 1_663_370
     assert Mlp(hidden=(200,)).activation_bytes(MNIST) == 4 * (784 + 200)
+    cifar10 = DataShape(1, 1, (3, 32, 32), 10)
+    assert ResNet(depth=18).parameters(cifar10) == 11_173_962
+    stage1, stage2, stage3 = 2 * 9 * 16 * 16, 9 * 16 * 32 + 9 * 32 * 32, 9 * 32 * 64 + 9 * 64 * 64
+    shortcuts, norms = 16 * 32 + 32 * 64, 2 * (3 * 16 + 3 * 32 + 3 * 64)
+    weights = 9 * 16 + stage1 + stage2 + stage3 + shortcuts + norms
+    assert ResNet().parameters(MNIST) == weights + 65 * 10
+
+
+def test_a_resnet_is_as_wide_as_its_depth_asks() -> None:
+    """The published widths are defaults, and are written back."""
+    assert ResNet().model_dump() == {"kind": "resnet", "depth": 8, "width": 16, "norm": "group"}
+    assert ResNet(depth=18).width == 64
+    assert ResNet(depth=18, width=8).width == 8
+
+
+def test_a_resnet_counts_its_layers() -> None:
+    """Its depth is the number of layers with weights that are not in a shortcut."""
+    for depth in (8, 18):
+        module = ResNet(depth=depth, width=2).build(MNIST)
+        layers = [
+            name
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Conv2d | nn.Linear) and "shortcut" not in name
+        ]
+        assert len(layers) == depth
+
+
+def test_a_resnet_block_by_hand() -> None:
+    """With convolutions of zeros a block is the ReLU of its shortcut."""
+    block = ResNet(width=4).build(MNIST).get_submodule("stage1_block1")
+    x = torch.randn(2, 4, 5, 5)
+    for name in ("conv1", "conv2"):
+        nn.init.zeros_(block.get_submodule(name).weight)
+    assert torch.equal(block(x), x.relu())
+
+
+def test_batch_norm_fails_on_one_example_of_one_pixel_and_group_norm_does_not() -> None:
+    """The known weakness: a shard's last batch may hold a single example."""
+    shape = DataShape(9, 1, (1, 8, 8), 2)  # halved three times, one pixel is left
+    x = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        ResNet(depth=18, width=2, norm="batch").build(shape)(x)
+    assert ResNet(depth=18, width=2).build(shape)(x).shape == (1, 2)
 
 
 @pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
@@ -161,6 +240,22 @@ def test_layers_have_names_that_say_where_they_are() -> None:
     ]
 
 
+def test_layers_of_a_resnet_have_names_that_say_where_they_are() -> None:
+    """The same, for stages and blocks."""
+    names = [name for name, _ in ResNet().build(MNIST).named_parameters()]
+    inside = ("conv1.weight", "norm1.weight", "norm1.bias")
+    inside += ("conv2.weight", "norm2.weight", "norm2.bias")
+    shortcut = ("shortcut.0.weight", "shortcut.1.weight", "shortcut.1.bias")
+    assert names == [
+        *("conv.weight", "norm.weight", "norm.bias"),
+        *(f"stage1_block1.{part}" for part in inside),
+        *(f"stage{s}_block1.{part}" for s in (2, 3) for part in (*inside, *shortcut)),
+        *("linear.weight", "linear.bias"),
+    ]
+    batch = ResNet(norm="batch").build(MNIST)
+    assert [name for name, _ in batch.named_parameters()] == names
+
+
 def test_a_relu_stands_between_linear_layers_and_not_after() -> None:
     """Logits may be negative."""
     layers = [type(layer).__name__ for layer in Mlp(hidden=(4, 5)).build(MNIST).children()]
@@ -175,6 +270,17 @@ def test_an_image_too_small_for_a_cnn_is_refused(image: tuple[int, ...], method:
         getattr(Cnn(), method)(DataShape(1, 1, image, 2))
 
 
+@pytest.mark.parametrize(("depth", "least"), [(8, 4), (18, 8)])
+def test_an_image_too_small_for_a_resnet_is_refused(depth: Literal[8, 18], least: int) -> None:
+    """Each stage after the first halves it; the smallest image that can be is taken."""
+    policy = ResNet(depth=depth, width=1)
+    match = rf"model resnet .* at least {least}, got \(1, {least - 1}, 28\)"
+    for method in (policy.parameters, policy.forward_flops, policy.activation_bytes, policy.build):
+        with pytest.raises(ExperimentError, match=match):
+            method(DataShape(1, 1, (1, least - 1, 28), 2))
+    assert policy.parameters(DataShape(1, 1, (1, least, least), 2)) > 0
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -182,7 +288,10 @@ def test_an_image_too_small_for_a_cnn_is_refused(image: tuple[int, ...], method:
         ({"kind": "cnn", "channels": [16]}, "channels"),
         ({"kind": "mlp", "hidden": [0]}, "hidden"),
         ({"kind": "mlp", "widths": [3]}, "widths"),
-        ({"kind": "resnet"}, "'logistic', 'mlp', 'cnn'"),
+        ({"kind": "vgg"}, "'logistic', 'mlp', 'cnn', 'resnet'"),
+        ({"kind": "resnet", "depth": 9}, "8 or 18"),
+        ({"kind": "resnet", "norm": "layer"}, "'group' or 'batch'"),
+        ({"kind": "resnet", "width": 0}, "width"),
         ({"kind": "nowhere:net"}, "nowhere:net cannot be imported"),
     ],
 )

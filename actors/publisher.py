@@ -1,0 +1,376 @@
+"""What do clients have, and what must each be sent to get a version?
+
+The server's own model moves with every commit; clients train from the public one, which follows
+it as the downlink policy says. A ring remembers what each version changed, so that a client is
+sent no more than it lacks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from policies.aggregation import Applied
+from policies.sparsity import DownlinkPolicy, Masks
+from policies.types import (
+    Address,
+    Arrays,
+    Buffer,
+    PayloadKind,
+    Positions,
+    Vector,
+    Version,
+)
+from policies.update import Content, Dense, Mask, Masked, ModelSchema, Sparse
+from policies.wire import (
+    Header,
+    decode,
+    dequantise,
+    encode,
+    entropy_bytes,
+    pack_bundle,
+    quantise,
+)
+
+_NO_BYTES: Buffer = np.empty(0, dtype=np.uint8)
+_NO_POSITIONS: Positions = np.empty(0, dtype=np.int64)
+
+
+class Shipment(NamedTuple):
+    """What it takes to send something.
+
+    Attributes:
+        bytes: Length of the message.
+        entropy_bytes: The least that its numbers could take.
+    """
+
+    bytes: int
+    entropy_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Public:
+    """A version as clients have it.
+
+    Attributes:
+        content: As it was published: dense, or what lives under its mask.
+        values: The same over all parameters, shape (P,).
+        buffers: Normalisation buffers, shape (B,).
+        density: What the server asks for with it.
+        bytes: Length of the message that it was published as.
+    """
+
+    version: Version
+    content: Content
+    values: Vector
+    buffers: Vector
+    density: float
+    bytes: int
+
+    @property
+    def epoch(self) -> int | None:
+        """Of its mask; None without one."""
+        return self.content.mask.epoch if isinstance(self.content, Masked) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a version changed: positions (None: nearly all), and its step as a message if any."""
+
+    version: Version
+    positions: Positions | None
+    step: Buffer
+    step_entropy_bytes: float
+
+    @property
+    def size(self) -> int:
+        """Bytes that remembering it takes."""
+        return self.step.nbytes + (0 if self.positions is None else self.positions.nbytes)
+
+
+class Publisher:
+    """Keeps the public model, and writes what clients are sent."""
+
+    def __init__(self, policy: DownlinkPolicy, schema: ModelSchema, message: Buffer) -> None:
+        self._policy = policy
+        self._schema = schema
+        self._masks: Masks | None = None
+        self._ring: deque[_Change] = deque()
+        self._versions: dict[Version, _Public] = {}  # those that somebody may yet be sent
+        self._quotes: dict[tuple[Version | None, Version], Shipment] = {}
+        self._take(message)
+
+    @property
+    def newest(self) -> Vector:
+        """The public model, shape (P,); it must not change."""
+        return self._public.values
+
+    @property
+    def newest_buffers(self) -> Vector:
+        """Its normalisation buffers, shape (B,); they must not change."""
+        return self._public.buffers
+
+    def reset(self, messages: Sequence[Buffer], masks: Masks | None = None) -> None:
+        """Begin again with these versions, the newest last, not knowing what they changed."""
+        self._ring.clear()
+        self._versions.clear()
+        self._quotes.clear()
+        self._masks = masks
+        for message in messages:
+            self._take(message)
+
+    def publish(
+        self,
+        version: Version,
+        model: Vector,
+        applied: Applied,
+        masks: Masks | None = None,
+        density: float = 0.0,
+    ) -> Buffer:
+        """Let the public model follow the server's; return it as a whole message.
+
+        Args:
+            version: The new version, one after the newest.
+            model: The server's model, shape (P + B,).
+            applied: What moved it.
+            masks: Which parameters live and lived.
+            density: What the server asks clients to send; 0 for nothing.
+        """
+        before = self._public
+        values, buffers = model[: self._schema.parameters], model[self._schema.parameters :]
+        step = None
+        if self._policy.lags():
+            step = self._policy.step(values - before.values, self._schema)
+        if step is not None:
+            values = before.values.copy()
+            step.add_to(values, 1.0)
+            applied = Applied({}, [step.positions], step)
+        self._masks = masks
+        mask = None if masks is None else masks.newest
+        message = whole_message(self._policy, self._schema, version, values, buffers, mask, density)
+        self._take(message)
+        if self._policy.ring_bytes():
+            self._remember(before, applied)
+        return message
+
+    def _take(self, message: Buffer) -> None:
+        """Make a version the newest."""
+        read = decode(message, self._schema)
+        if not self._policy.ring_bytes():
+            self._versions.clear()
+        values = read.content.densify(self._schema.parameters)
+        header, size = read.header, int(message.size)
+        self._public = _Public(header.base, read.content, values, read.buffers, header.scalar, size)
+        self._versions[header.base] = self._public
+
+    # ------------------------------------------------------------ the ring
+
+    def _remember(self, before: _Public, applied: Applied) -> None:
+        after = self._public
+        positions, step, entropy = None, _NO_BYTES, 0.0
+        if before.epoch == after.epoch:
+            positions = self._changed(applied, before.values, after.values)
+            if applied.step is not None:
+                header = _header("delta", after, before.version)
+                step = encode(header, applied.step, after.buffers, self._schema)
+                entropy = entropy_bytes(applied.step, after.buffers, self._schema)
+        self._ring.append(_Change(after.version, positions, step, entropy))
+        needed = self._within_ring(min(self._versions))
+        while self._ring and self._ring[0].version < needed:
+            self._ring.popleft()
+
+    def _within_ring(self, to: Version) -> Version:
+        """Return the first of the changes up to `to` that count as remembered: as many as fit.
+
+        That depends on `to` alone and not on what was published since, so that a client is sent
+        the same whether the server is ahead or not.
+        """
+        first, size = Version(to.number + 1, to.lineage), 0
+        for change in reversed(self._ring):
+            if change.version > to:
+                continue
+            size += change.size
+            if size > self._policy.ring_bytes():
+                return first
+            first = change.version
+        return first
+
+    def _changed(self, applied: Applied, before: Vector, after: Vector) -> Positions | None:
+        """Return where a version differs from the one before; None for nearly everywhere."""
+        if applied.touched is None:
+            positions = np.flatnonzero(before.view(np.uint32) != after.view(np.uint32))
+        else:
+            positions = _union(applied.touched, after.size)
+        return None if 2 * positions.size > after.size else positions
+
+    # ------------------------------------------------------------ catching up
+
+    def quote(self, held: Version | None, to: Version) -> Shipment:
+        """Return what it takes to bring a client from the version that it holds to another.
+
+        Args:
+            held: What the client holds; None for nothing.
+            to: A published version, not older than any that was asked for before.
+        """
+        key = (held if self._policy.ring_bytes() else None, to)
+        if key[0] is None and not self._policy.sparse():
+            public = self._versions[to]
+            return Shipment(public.bytes, self._wholly(public).entropy_bytes)
+        if key not in self._quotes:
+            for old in [v for v in self._versions if v < to]:  # nobody is sent these any more
+                del self._versions[old]
+            self._quotes = {k: v for k, v in self._quotes.items() if k[1] >= to}
+            message, entropy = self._shortest(*key)
+            self._quotes[key] = Shipment(int(message.size), entropy)
+        return self._quotes[key]
+
+    def ship(self, held: Version | None, to: Version) -> Buffer:
+        """Write the message that `quote` counts."""
+        return self._shortest(held if self._policy.ring_bytes() else None, to)[0]
+
+    def _shortest(self, held: Version | None, to: Version) -> tuple[Buffer, float]:
+        """Return the message with the least entropy, and that."""
+        public = self._versions[to]
+        ways = [self._wholly(public)]
+        if held is not None and held.lineage == to.lineage:
+            ways += self._packed(held, public)
+            changes = [c for c in self._ring if held < c.version <= to]
+            known = not changes or changes[0].version >= self._within_ring(to)
+            if known and len(changes) == to.number - held.number:
+                ways += self._overwritten(held, public, changes)
+                ways += self._stepwise(changes)
+        best = min(ways, key=lambda way: way.entropy_bytes)
+        return best.write(), best.entropy_bytes
+
+    def _way(
+        self, public: _Public, content: Content, held: Version | None, known: Mask | None = None
+    ) -> _Way:
+        header = _header("weights", public, held)
+        schema, buffers = self._schema, public.buffers
+        entropy = entropy_bytes(content, buffers, schema, known)
+        return _Way(entropy, lambda: encode(header, content, buffers, schema, known))
+
+    def _wholly(self, public: _Public) -> _Way:
+        content = public.content
+        if self._policy.coding() != "fp32" and isinstance(content, Dense):
+            content = _rounded(content.values, self._schema, self._policy)
+        whole = self._way(public, content, None)
+        if not self._policy.sparse() or not isinstance(content, Dense):
+            return whole
+        positions = np.flatnonzero(public.values)
+        sparse = self._way(public, Sparse(positions, public.values[positions]), None)
+        return min(whole, sparse, key=lambda way: way.entropy_bytes)
+
+    def _packed(self, held: Version, public: _Public) -> Iterator[_Way]:
+        """Send what lives, to a client that knows this mask or an older one."""
+        if self._masks is None:
+            return
+        try:
+            known = self._masks.at(self._masks.epoch_of(held.number))
+        except KeyError:
+            return
+        yield self._way(public, public.content, held, known)
+
+    def _overwritten(
+        self, held: Version, public: _Public, changes: Sequence[_Change]
+    ) -> Iterator[_Way]:
+        """Send new values at all that changed."""
+        pieces = [c.positions for c in changes if c.positions is not None]
+        if len(pieces) == len(changes):
+            positions = _union(pieces, public.values.size)
+            yield self._way(public, Sparse(positions, public.values[positions]), held)
+
+    def _stepwise(self, changes: Sequence[_Change]) -> Iterator[_Way]:
+        """Send every version's step."""
+        if changes and all(c.step.size for c in changes):
+            entropy = sum(c.step_entropy_bytes for c in changes)
+            yield _Way(entropy, lambda: pack_bundle([c.step for c in changes]))
+
+    # ------------------------------------------------------------ checkpoints
+
+    def dump(self) -> Arrays:
+        """Return the ring as arrays; versions are kept elsewhere."""
+        positions = [_NO_POSITIONS if c.positions is None else c.positions for c in self._ring]
+        table = [
+            (*c.version, -1 if c.positions is None else c.positions.size, c.step.size)
+            for c in self._ring
+        ]
+        return {
+            "table": np.array(table, dtype=np.int64).reshape(-1, 4),
+            "entropy": np.array([c.step_entropy_bytes for c in self._ring]),
+            "positions": np.concatenate([_NO_POSITIONS, *positions]),
+            "steps": np.concatenate([_NO_BYTES, *(c.step for c in self._ring)]),
+        }
+
+    def load(self, arrays: Arrays, messages: Sequence[Buffer], masks: Masks | None) -> None:
+        """Go on from what `dump` returned, with the versions that clients may yet be sent."""
+        self.reset(messages, masks)
+        at = at_step = 0
+        rows = arrays["table"].tolist()
+        for (number, lineage, count, size), entropy in zip(
+            rows, arrays["entropy"].tolist(), strict=True
+        ):
+            positions = None if count < 0 else arrays["positions"][at : at + count].copy()
+            step = arrays["steps"][at_step : at_step + size].copy()
+            at, at_step = at + max(count, 0), at_step + size
+            self._ring.append(_Change(Version(number, lineage), positions, step, entropy))
+
+
+class _Way(NamedTuple):
+    """One way to send a version: the least it could take, and how to write it."""
+
+    entropy_bytes: float
+    write: Callable[[], Buffer]
+
+
+def _header(kind: PayloadKind, public: _Public, held: Version | None) -> Header:
+    """Name a version; in place of examples stands what it builds on: its number plus 1, or 0."""
+    builds_on = 0 if held is None else held.number + 1
+    return Header(kind, Address(0, 0), public.version, builds_on, public.density)
+
+
+def _union(pieces: Sequence[Positions], size: int) -> Positions:
+    if len(pieces) == 1:
+        return pieces[0]
+    flags = np.zeros(size, dtype=np.bool_)
+    for piece in pieces:
+        flags[piece] = True
+    return np.flatnonzero(flags)
+
+
+def _rounded(values: Vector, schema: ModelSchema, policy: DownlinkPolicy) -> Dense:
+    code = quantise(values, None, policy.coding(), schema)
+    return Dense(dequantise(code, None, schema), code)
+
+
+def whole_message(
+    policy: DownlinkPolicy,
+    schema: ModelSchema,
+    version: Version,
+    values: Vector,
+    buffers: Vector,
+    mask: Mask | None = None,
+    density: float = 0.0,
+) -> Buffer:
+    """Write a whole public model.
+
+    Args:
+        policy: Says how values are written; they are rounded here.
+        schema: The model's tensors.
+        version: Which version it is.
+        values: Shape (P,).
+        buffers: Shape (B,).
+        mask: Which parameters live; None for all.
+        density: What the server asks clients to send; 0 for nothing.
+    """
+    header = Header("weights", Address(0, 0), version, 0, density)
+    content: Content = Dense(values)
+    if mask is not None:
+        content = Masked(mask, values[mask.positions])
+    elif policy.coding() != "fp32":
+        content = _rounded(values, schema, policy)
+    return encode(header, content, buffers, schema)
