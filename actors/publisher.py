@@ -87,6 +87,11 @@ class _Change:
     step_entropy_bytes: float
 
     @property
+    def is_all(self) -> bool:
+        """Whether nothing less than the whole model leads over this version."""
+        return self.positions is None and not self.step.size
+
+    @property
     def size(self) -> int:
         """Bytes that remembering it takes."""
         return self.step.nbytes + (0 if self.positions is None else self.positions.nbytes)
@@ -127,7 +132,7 @@ class Publisher:
         self,
         version: Version,
         model: Vector,
-        applied: Applied,
+        applied: Applied | None,
         masks: Masks | None = None,
         density: float = 0.0,
     ) -> Buffer:
@@ -136,14 +141,14 @@ class Publisher:
         Args:
             version: The new version, one after the newest.
             model: The server's model, shape (P + B,).
-            applied: What moved it.
+            applied: What moved it; None if it was replaced, which the public model follows at once.
             masks: Which parameters live and lived.
             density: What the server asks clients to send; 0 for nothing.
         """
         before = self._public
         values, buffers = model[: self._schema.parameters], model[self._schema.parameters :]
         step = None
-        if self._policy.lags():
+        if self._policy.lags() and applied is not None:
             step = self._policy.step(values - before.values, self._schema)
         if step is not None:
             values = before.values.copy()
@@ -169,10 +174,10 @@ class Publisher:
 
     # ------------------------------------------------------------ the ring
 
-    def _remember(self, before: _Public, applied: Applied) -> None:
+    def _remember(self, before: _Public, applied: Applied | None) -> None:
         after = self._public
         positions, step, entropy = None, _NO_BYTES, 0.0
-        if before.epoch == after.epoch:
+        if applied is not None and before.epoch == after.epoch:
             positions = self._changed(applied, before.values, after.values)
             if applied.step is not None:
                 header = _header("delta", after, before.version)
@@ -194,7 +199,7 @@ class Publisher:
             if change.version > to:
                 continue
             size += change.size
-            if size > self._policy.ring_bytes():
+            if change.is_all or size > self._policy.ring_bytes():
                 return first
             first = change.version
         return first
@@ -261,7 +266,7 @@ class Publisher:
         whole = self._way(public, content, None)
         if not self._policy.sparse() or not isinstance(content, Dense):
             return whole
-        positions = np.flatnonzero(public.values)
+        positions = np.flatnonzero(public.values.view(np.uint32))  # a -0.0 is sent as it is
         sparse = self._way(public, Sparse(positions, public.values[positions]), None)
         return min(whole, sparse, key=lambda way: way.entropy_bytes)
 

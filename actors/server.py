@@ -259,7 +259,7 @@ class Server:
             self._masks = Masks.start(self._schema.parameters)
         self._density = self._asks({}, 0.0)
         self._waiting.clear()
-        return self._publish(made, (), Applied({}))
+        return self._publish(made, (), None)
 
     def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
         """Return what it takes to bring clients from the versions that they hold to another."""
@@ -380,7 +380,8 @@ class Server:
         if isinstance(pruning, NoPruning):
             return applied
         alive = np.arange(model.size) if masks is None else masks.newest.positions
-        loss = float(np.mean([c.update.loss for c in batch]))
+        newest = [c for c in batch if masks is None or _epoch(c, masks) == masks.epoch]
+        loss = float(np.mean([c.update.loss for c in newest])) if newest else np.nan
         stage = Stage(made.number, 0 if masks is None else masks.epoch, loss)
         kept, self._pruned = pruning.keep(model, alive, self._schema, stage, self._pruned)
         if kept is not None:
@@ -399,7 +400,7 @@ class Server:
         return replace(applied, measures={**applied.measures, **measures})
 
     def _publish(
-        self, version: Version, committed: tuple[Committed, ...], applied: Applied
+        self, version: Version, committed: tuple[Committed, ...], applied: Applied | None
     ) -> tuple[Receipt, Buffer]:
         self._version = version
         message = self._publisher.publish(version, self._model, applied, self._masks, self._density)
@@ -408,10 +409,15 @@ class Server:
             whole = self._publisher.quote(None, version)
         nonzeros = int(np.count_nonzero(self._publisher.newest))
         digest = xxhash.xxh3_128_hexdigest(message.data)
-        measures = tuple(sorted(applied.measures.items()))
+        measures = tuple(sorted(applied.measures.items())) if applied is not None else ()
         receipt = Receipt(version, whole, digest, nonzeros, committed, measures)
         self._last = (receipt, message)
         return self._last
+
+
+def _epoch(contribution: Contribution, masks: Masks) -> int:
+    """Return the epoch of the mask that an update was trained under."""
+    return masks.epoch_of(contribution.update.base.number)
 
 
 def _within(contribution: Contribution, mask: Mask) -> Contribution:

@@ -169,7 +169,7 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "selections": engine.selections,
         "points": engine.points,
         "held": sorted(engine.held.items()),
-        "measures": engine.measures,
+        "measures": sorted(engine.measures.items()),
         "stopped": asdict(engine.stopped) if engine.stopped else None,
         "best": engine.best,
         "last_evaluation": [last[0], asdict(last[1])] if last else None,
@@ -236,7 +236,7 @@ class _Reader:
         engine.selections = state["selections"]
         engine.points = state["points"]
         engine.held = {c: Version(*v) for c, v in state["held"]}
-        engine.measures = state["measures"]
+        engine.measures = {Version(*v): figures for v, figures in state["measures"]}
         engine.stopped = StopReason(**state["stopped"]) if state["stopped"] else None
         self._versions()
         self._states()

@@ -108,7 +108,7 @@ class Engine:
         self.receipts: dict[Version, Pending[Receipt]] = {}
         self.evaluations: dict[Version, Pending[Evaluation]] = {}
         self.held: dict[int, Version] = {}  # the newest version that each client was sent
-        self.measures: dict[str, float] = {}  # what the newest version was measured at
+        self.measures: dict[Version, dict[str, float]] = {}  # of versions that are being tested
         self.last_evaluation: tuple[Version, Evaluation] | None = None
         self.best: tuple[float, Version] | None = None
         self.selections = 0
@@ -133,7 +133,8 @@ class Engine:
     def begin(self) -> None:
         """Publish and evaluate version 0, and ask the first clients."""
         message = self.runtime.fetch(self.versions.handle(self.head))
-        self.versions.publish(self.head, self.runtime.quote([None], self.head)[0])
+        whole = self.runtime.quote([None], self.head)[0]
+        self.versions.publish(self.head, None if self.plan.method.downlink.ring_bytes() else whole)
         parameters = whole_model(message, self.schema)[: self.schema.parameters]
         self.events.append(
             "published",
@@ -628,7 +629,6 @@ class Engine:
             nonzeros=receipt.nonzeros,
             hash=receipt.hash,
         )
-        self.measures = dict(receipt.measures)
         for name, value in receipt.measures:
             self.events.append(
                 "measured",
@@ -644,6 +644,8 @@ class Engine:
             self._stop_if(self.plan.stop.after_publish(self._figures()))
         elif not self.receipts:
             self._evaluate(version)
+        if version in self.evaluations:
+            self.measures[version] = dict(receipt.measures)
         self._select()
 
     # ------------------------------------------------------------ looking at versions
@@ -691,8 +693,9 @@ class Engine:
     def _tell(self, version: Version, result: Evaluation) -> None:
         status = self.status()
         metrics = {name: float(status[name]) for name in METRICS}
-        metrics |= {"accuracy": result.accuracy, "loss": result.loss} | self.measures
-        point = Point(version.number, self.clock.now_s(), metrics)
+        metrics |= {"accuracy": result.accuracy, "loss": result.loss}
+        measures = self.measures.pop(version, {})
+        point = Point(version.number, self.clock.now_s(), measures | metrics)
         self.points += 1
         for observer in self._observers:
             observer.point(point)

@@ -26,8 +26,15 @@ from orchestrator.tracking import TrackingSettings
 from policies.aggregation import AggregationPolicy
 from policies.base import Settings
 from policies.guards import Quarantine, Stop
-from policies.method import Method, mask_misfits, misfits, sparse_weights_misfits
+from policies.method import (
+    Method,
+    absorption_misfits,
+    mask_misfits,
+    misfits,
+    sparse_weights_misfits,
+)
 from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
+from policies.training import TrainingPolicy
 from policies.types import ExperimentError
 from policies.units import Seconds
 
@@ -160,6 +167,13 @@ def _zeros_arrive(
         yield "method.aggregation", reason
 
 
+def _zeros_stay(
+    training: TrainingPolicy, uplink: UplinkPolicy, downlink: DownlinkPolicy
+) -> Finding:
+    for reason in absorption_misfits(training, uplink, downlink):
+        yield "method.training", reason
+
+
 def _masks_agree(pruning: PruningPolicy, downlink: DownlinkPolicy, uplink: UplinkPolicy) -> Finding:
     for reason in mask_misfits(pruning, downlink, uplink):
         yield "method.pruning", reason
@@ -172,7 +186,8 @@ def _enough_clients(fleet: FleetSettings, aggregation: AggregationPolicy) -> Fin
             "method.aggregation",
             (
                 f"a round asks {cohort} clients, and the fleet has {fleet.clients}. "
-                "Lower clients_per_round or over_selection, or raise fleet.clients."
+                "Lower clients_per_round (voters of a majority vote) or over_selection, or raise "
+                "fleet.clients."
             ),
         )
 
@@ -254,6 +269,7 @@ def _faults_name_clients(fleet: FleetSettings, faults: tuple[PlannedFault, ...])
 CHECKS = (
     Check(("method.uplink", "method.aggregation"), _fits_together),
     Check(("method.uplink", "method.aggregation", "method.pruning"), _zeros_arrive),
+    Check(("method.training", "method.uplink", "method.downlink"), _zeros_stay),
     Check(("method.pruning", "method.downlink", "method.uplink"), _masks_agree),
     Check(("fleet", "method.aggregation"), _enough_clients),
     Check(("fleet", "method.concurrency", "method.aggregation"), _concurrency),

@@ -23,7 +23,8 @@ from policies.sparsity import (
     UplinkPolicy,
 )
 from policies.staleness import Polynomial, Staleness
-from policies.training import Sgd, Training
+from policies.training import Sgd, Training, TrainingPolicy
+from policies.update import ModelSchema
 
 
 class Method(Settings):
@@ -81,6 +82,31 @@ def sparse_weights_misfits(
             "keeps part of the old model at every version, so no zero of a client would ever "
             "reach it. Set method.aggregation to fedavg or to fedbuff with form weights, or prune "
             "every version again with method.pruning.kind top-k."
+        )
+
+
+def absorption_misfits(
+    training: TrainingPolicy, uplink: UplinkPolicy, downlink: DownlinkPolicy
+) -> Iterator[str]:
+    """Yield why weights that a client has pruned would grow back, though it trains them not to."""
+    if not training.zeros_absorb:
+        return
+    if uplink.sends() == "votes":
+        yield (
+            f"{training.kind} keeps pruned weights at zero, but a vote moves whatever it is cast "
+            "on. Set method.uplink.kind to sparse-weights, or method.training.kind to sgd."
+        )
+    elif uplink.start(ModelSchema(())):
+        yield (
+            f"{training.kind} keeps pruned weights at zero, but the uplink {uplink.kind} keeps "
+            "what it did not send and would bring them back. Set method.uplink.kind to "
+            "sparse-weights, or method.uplink.error_feedback to false."
+        )
+    if downlink.lags():
+        yield (
+            f"{training.kind} keeps pruned weights at zero, but the downlink {downlink.kind} takes "
+            "several versions to let clients know. Set method.downlink.kind to sparse or "
+            "difference."
         )
 
 

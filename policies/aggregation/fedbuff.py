@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 from policies.aggregation.base import (
     AggregationPolicy,
@@ -38,6 +39,16 @@ class FedBuff(AggregationPolicy):
     form: Literal["delta", "weights"] = "delta"
     size: PositiveInt = 10
     rate: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _a_mean_has_no_rate(self) -> Self:
+        if self.form == "weights" and self.rate != 1:
+            raise PydanticCustomError(
+                "no_rate",
+                "rate is for form delta; in form weights the mean replaces the model. "
+                "Leave rate out, or set form to delta.",
+            )
+        return self
 
     def takes(self) -> frozenset[PayloadKind]:
         """Deltas or weights, as the form says."""

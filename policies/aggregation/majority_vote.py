@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 from policies.aggregation.base import AggregationPolicy, Applied, Pacing
 from policies.types import Arrays, PayloadKind, Vector
@@ -17,6 +18,8 @@ from policies.update import Contribution, ModelSchema, Quantised, Sparse
 
 GROUPS: Final = 64
 """Clients are told apart by their number modulo this when minorities are tracked."""
+MOST_BALLOTS: Final = 65_535
+"""Heads are counted in 16 bits."""
 CONTESTS: Final = 3
 """So many contested votes a coordinate needs before its minority is judged."""
 
@@ -50,8 +53,8 @@ class MajorityVote(AggregationPolicy):
     """
 
     kind: Literal["majority-vote"] = "majority-vote"
-    voters: PositiveInt = 15
-    size: PositiveInt | None = None
+    voters: Annotated[PositiveInt, Field(le=MOST_BALLOTS)] = 15
+    size: Annotated[PositiveInt, Field(le=MOST_BALLOTS)] | None = None
     step: PositiveFloat = 1e-3
     step_final: PositiveFloat | None = None
     step_versions: PositiveInt = 100
@@ -59,6 +62,16 @@ class MajorityVote(AggregationPolicy):
     over_selection: float = Field(default=1.0, ge=1)
     deadline_s: Annotated[Seconds, Field(gt=0)] | None = None
     minorities: bool = True
+
+    @model_validator(mode="after")
+    def _rounds_are_rounds(self) -> Self:
+        if self.size is not None and (self.over_selection > 1 or self.deadline_s is not None):
+            raise PydanticCustomError(
+                "no_rounds",
+                "over_selection and deadline_s are for rounds, and with size there are none. "
+                "Leave them out, or leave size out.",
+            )
+        return self
 
     def takes(self) -> frozenset[PayloadKind]:
         """Votes."""
@@ -112,6 +125,7 @@ class MajorityVote(AggregationPolicy):
         step.add_to(model, 1.0)
         measures = {
             "coverage": voted.size / model.size,
+            "ballot_density": float(here.sum(dtype=np.int64)) / len(ballots) / model.size,
             "votes": float(here.sum(dtype=np.int64)) / max(voted.size, 1),
             "ties": (voted.size - moved.size) / max(voted.size, 1),
         }

@@ -26,11 +26,23 @@ def difference(weights: Vector, base: Vector) -> Vector:
 
 
 def wanted(weights: Vector, base: Base, state: Arrays) -> Vector:
-    """Return ``a = D + e``, a new array, shape (P,); without a residual, D alone."""
+    """Return ``a = D + e``, a new array, shape (P,); without a residual, D alone.
+
+    Under a mask it is 0 outside: what is left over for a parameter that is gone is gone.
+    """
     total = difference(weights, base.values)
     if RESIDUAL in state:
         with np.errstate(invalid="ignore", over="ignore"):
             total += state[RESIDUAL]
+    return alive(total, base)
+
+
+def alive(total: Vector, base: Base) -> Vector:
+    """Set what lies outside the base's mask to 0, in place; return it."""
+    if base.mask is not None:
+        kept = total[base.mask.positions]
+        total[:] = 0
+        total[base.mask.positions] = kept
     return total
 
 

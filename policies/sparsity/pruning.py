@@ -29,7 +29,8 @@ class Stage:
     Attributes:
         version: Its number, from 1.
         epoch: Of the newest mask.
-        loss: Mean training loss that the version's updates report.
+        loss: Mean training loss that updates trained under the newest mask report; NaN if there
+            were none.
     """
 
     version: int
@@ -161,20 +162,23 @@ class Geometric(_Schedule):
 class Recovered(_Schedule):
     """Prune a share of what is left when the clients have recovered from the last time.
 
-    They have when the mean training loss that they report, smoothed over versions, is back at its
-    best so far, within the tolerance. That needs no schedule to tune, and no test data (our
-    choice: reported loss in place of accuracy).
+    They have when the mean training loss that they report, smoothed over the versions since, is
+    back where it stood when the model was pruned, within the tolerance. Updates that were trained
+    under an older mask say nothing about it. That needs no schedule to tune, and no test data
+    (our choice: reported loss in place of accuracy).
 
     Attributes:
         share: What goes each time, of what is left.
-        tolerance: How far above its best the loss may still be, as a share of it.
+        tolerance: How far above where it stood the loss may still be, as a share of it.
         smoothing: Weight of the newest version in the smoothed loss.
+        rest: Versions with such updates that it takes to judge, at least.
     """
 
     kind: Literal["recovered"] = "recovered"
     share: float = Field(default=0.2, gt=0, lt=1)
     tolerance: NonNegativeFloat = 0.02
     smoothing: float = Field(default=0.3, gt=0, le=1)
+    rest: PositiveInt = 5
 
     def sparsity(self, stage: Stage, now: float, final: float) -> float:
         """Return what is gone after one step more."""
@@ -217,8 +221,8 @@ class FedMap(PruningPolicy):
         return True
 
     def start(self) -> Arrays:
-        """Remember the smoothed loss and its best."""
-        return {"loss": np.full(2, np.inf)}
+        """Remember the smoothed loss, where it stood at the last pruning, and versions since."""
+        return {"loss": np.array([np.inf, np.inf, 0.0])}
 
     def keep(
         self, model: Vector, alive: Positions, schema: ModelSchema, stage: Stage, memory: Arrays
@@ -237,15 +241,21 @@ class FedMap(PruningPolicy):
             kept = largest(model, alive, schema.prunable, round(share * total))
         else:
             kept = _largest_of_each(model, alive, schema, share)
-        return (None if kept.size == alive.size else kept), memory
+        if kept.size == alive.size:
+            return None, memory
+        stood = memory["loss"][0]
+        return kept, {"loss": np.array([np.inf, stood, 0.0])}
 
 
 def _follow(memory: Arrays, loss: float, schedule: Recovered) -> tuple[Arrays, bool]:
-    """Smooth the loss; say whether it is back at its best."""
-    smooth, best = memory["loss"].tolist()
+    """Smooth the loss; say whether it is back where it stood."""
+    if np.isnan(loss):
+        return memory, False
+    smooth, stood, versions = memory["loss"].tolist()
     smooth = loss if np.isinf(smooth) else smooth + schedule.smoothing * (loss - smooth)
-    recovered = smooth <= best * (1.0 + schedule.tolerance)
-    return {"loss": np.array([smooth, min(best, smooth)])}, recovered
+    versions += 1
+    recovered = versions >= schedule.rest and smooth <= stood * (1.0 + schedule.tolerance)
+    return {"loss": np.array([smooth, stood, versions])}, recovered
 
 
 def largest(

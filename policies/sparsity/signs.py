@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log
+from math import log, sqrt
 from typing import Annotated, Final, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from policies.sparsity.base import UplinkPolicy
 from policies.sparsity.coded import not_finite
-from policies.sparsity.feedback import difference
+from policies.sparsity.feedback import alive, difference
 from policies.sparsity.topk import Scope, select
 from policies.types import Arrays, PayloadKind, Positions, Vector
 from policies.update import Base, Content, ModelSchema, Quantised, Sparse
@@ -48,7 +48,8 @@ class Signs(UplinkPolicy):
         scope: The largest of each tensor, or of the model.
         memory: Weight of what was not sent before.
         uncovered: Share of parameters without a vote that `auto` aims at.
-        voters: Clients whose votes make a version, for `auto`; 15, as published, if left out.
+        voters: Clients whose votes make a version, for `auto`; what the aggregation waits for if
+            left out.
         least_density: What `auto` does not go below.
 
     Source:
@@ -86,20 +87,22 @@ class Signs(UplinkPolicy):
     def asks(self, asked: float, voters: int, measures: Mapping[str, float]) -> float:
         """Ask for the density that left the wanted share without a vote, had it been asked before.
 
-        Votes at random places would leave ``exp(-c * density)`` of the parameters without one;
-        what a version measured gives c. A step goes at most half again up or down, and never
-        further than `FURTHEST` times from the rule: parameters that get no gradient at all, such
-        as those of inputs that are always 0, cannot be covered by any density.
+        Votes at random places leave ``exp(-c * density)`` of the parameters without one; what a
+        version measured, coverage and the density that its ballots really had, gives c. Half of
+        the way is gone at a time (the geometric mean), and never further than `FURTHEST` times
+        from the rule: parameters that get no gradient at all, such as those of inputs that are
+        always 0, cannot be covered by any density. Without those measures it stays as it was.
         """
         if self.density != "auto":
             return 0.0
         rule = self.auto_density(self.voters or voters)
         if not asked:
             return rule
-        covered = min(measures["coverage"], 1.0 - 1e-6)
-        reached = log(1.0 / (1.0 - covered))
-        factor = log(1.0 / self.uncovered) / reached if reached else 1.5
-        wanted = asked * min(max(factor, 1 / 1.5), 1.5)
+        cast, covered = measures.get("ballot_density", 0.0), measures.get("coverage", 0.0)
+        if not cast or not covered:
+            return asked
+        reached = log(1.0 / (1.0 - min(covered, 1.0 - 1e-6)))
+        wanted = sqrt(asked * cast * log(1.0 / self.uncovered) / reached)
         least = max(self.least_density, rule / FURTHEST)
         return max(least, min(1.0, rule * FURTHEST, wanted))
 
@@ -111,6 +114,7 @@ class Signs(UplinkPolicy):
         total = difference(base.values, weights)
         with np.errstate(invalid="ignore", over="ignore"):
             total += np.float32(self.memory) * state["memory"]
+        alive(total, base)
         broken = not_finite(total)
         if broken is not None:
             return broken, state

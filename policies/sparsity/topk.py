@@ -39,6 +39,22 @@ def top_k(values: Vector, k: int) -> Positions:
         return np.arange(values.size, dtype=np.int64)
     if k <= 0:
         return np.empty(0, dtype=np.int64)
+    nonzero = np.flatnonzero(values)
+    if 2 * nonzero.size < values.size:  # a selection among many equal zeros is slow
+        return _among(values, nonzero, k)
+    return _largest(values, k)
+
+
+def _among(values: Vector, nonzero: Positions, k: int) -> Positions:
+    """Return the k largest where all but `nonzero` are 0: those, and the first zeros if need be."""
+    if nonzero.size >= k:
+        return nonzero if nonzero.size == k else nonzero[_largest(values[nonzero], k)]
+    zero = np.flatnonzero(values == 0)[: k - nonzero.size]
+    return np.sort(np.concatenate([nonzero, zero]))
+
+
+def _largest(values: Vector, k: int) -> Positions:
+    """Return the k largest by selection, 0 < k < n."""
     magnitudes = np.abs(values).view(np.int32)
     threshold = np.partition(magnitudes, values.size - k)[values.size - k]
     chosen = np.flatnonzero(magnitudes >= threshold)

@@ -338,6 +338,37 @@ def test_a_ring_survives_a_checkpoint(*, masked: bool) -> None:
     other.publish(scene.version, scene.model, Applied({}, [np.arange(P)]), scene.masks)
 
 
+def test_a_replaced_model_is_public_at_once() -> None:
+    """A rollback is no step: a lagging downlink publishes it whole, and every client gets it."""
+    scene = Scene({"kind": "top-k", "density": 0.01})
+    held, _ = check(scene, None)
+    scene.model[:] = 0
+    scene.version = Version(1, 1)
+    scene.public[scene.version] = scene.publisher.publish(scene.version, scene.model, None)
+    assert not scene.values(scene.version).any()
+    check(scene, held)
+
+
+def test_a_negative_zero_is_sent_as_it_is() -> None:
+    """Leaving zeros out leaves out those that read as nothing, bit for bit."""
+    scene = Scene({"kind": "sparse"})
+    scene.model[:P] = 0
+    scene.model[3:7] = -0.0
+    scene.move(density=0.01)
+    held, size = check(scene, None)
+    assert size < P
+    assert np.signbit(held.values).any()
+
+
+def test_versions_that_change_all_are_not_remembered() -> None:
+    """Under dense aggregation the ring stays short: nothing leads over such a version."""
+    scene = Scene({"kind": "difference"})
+    for _ in range(50):
+        scene.move(dense=True)
+        check(scene, None)
+    assert len(scene.publisher._ring) <= 2
+
+
 def test_another_lineage_knows_nothing() -> None:
     """After a rollback everybody is sent the whole model."""
     scene = Scene({"kind": "difference"})

@@ -594,3 +594,37 @@ def test_more_examples_than_there_are(small: Any, build: Any, ended: Any) -> Non
     refused = [row for row in result.of("arrived") if row["client"] == 1]
     assert refused
     assert {row["reason"] for row in refused} == {"wrong_examples"}
+
+
+def test_a_client_that_holds_the_version_is_sent_nearly_nothing(small: Any, ran: Any) -> None:
+    """Under `difference` a client that trains again from its version pays for a header alone."""
+    result = ran(small("method.downlink.kind=difference", "method.aggregation.size=6"))
+    rows = result.of("dispatched")
+    again = [r for r in rows if r["held_version"] == r["base_version"]]
+    first = [r for r in rows if r["held_version"] is None]
+    assert len(first) == 6
+    assert {row["base_version"] for row in again} >= {0, 1}
+    assert max(row["downlink_bytes"] for row in again) < 60
+    assert min(row["downlink_bytes"] for row in first) > 1000
+
+
+def test_measures_go_to_the_version_that_was_tested(small: Any, ran: Any) -> None:
+    """With a slow evaluator, MLflow's figures are of the tested version, not of the newest."""
+
+    class Points:
+        def __init__(self) -> None:
+            self.seen: dict[int, dict[str, float]] = {}
+
+        def point(self, point: Any) -> None:
+            self.seen[point.version] = point.metrics
+
+    points = Points()
+    pruning = "method.pruning={kind: fedmap, density: 0.1, schedule: {kind: linear, until: 12}}"
+    experiment = small(pruning, "method.uplink={kind: packed, content: delta}", "server.flops=2e4")
+    result = ran(experiment, observers=(points,))
+    measured = {
+        row["version"]: row["value"] for row in result.of("measured") if row["measure"] == "density"
+    }
+    assert len(points.seen) > 3
+    for version, metrics in points.seen.items():
+        assert metrics.get("density") == measured.get(version)

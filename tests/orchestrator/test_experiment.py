@@ -112,7 +112,8 @@ def test_ten_mistakes_of_both_sorts(path: Path) -> None:
             ["method.aggregation={kind: fedavg, clients_per_round: 6, over_selection: 1.5}"],
             (
                 "method.aggregation: a round asks 9 clients, and the fleet has 8. "
-                "Lower clients_per_round or over_selection, or raise fleet.clients."
+                "Lower clients_per_round (voters of a majority vote) or over_selection, or raise "
+                "fleet.clients."
             ),
         ),
         (

@@ -146,10 +146,10 @@ class Deadly(Sgd):
     kind: str = "deadly:Deadly"
     size: int
 
-    def train(self, model, x, y, rng, after_step=None):
+    def train(self, model, x, y, task):
         if len(y) == self.size:
             os._exit(1)
-        return super().train(model, x, y, rng, after_step)
+        return super().train(model, x, y, task)
 '''
 
 

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parent.parent.parent / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
 SPARSE = {"density", "excess_density", "regrowth", "mask_jaccard"}
 MASKS = {"density", "mask_epoch"}
-VOTES = {"coverage", "votes", "ties", "systematic_minorities"}
+VOTES = {"ballot_density", "coverage", "votes", "ties", "systematic_minorities"}
 FIGURES: dict[str, set[str]] = {
     "quickstart": set(),
     "sparsyfed": SPARSE,
@@ -37,7 +37,12 @@ CUTS: dict[str, dict[str, str]] = {
     "sparsyfed": {"method.aggregation.clients_per_round": "3"},
     "sparsyfed-async": {**CONCURRENT, "method.aggregation.size": "3"},
     "fedmap": {"method.aggregation.clients_per_round": "3", **EARLY},
-    "fedmap-async": {**CONCURRENT, "method.aggregation.size": "3", **EARLY},
+    "fedmap-async": {
+        **CONCURRENT,
+        **EARLY,
+        "method.aggregation.size": "3",
+        "method.pruning.schedule.rest": "2",
+    },
     "sparse-sign": {"method.aggregation.voters": "4"},
     "sparse-sign-async": CONCURRENT,
 }

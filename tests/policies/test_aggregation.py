@@ -343,7 +343,25 @@ def test_majority_vote_measures() -> None:
     batch = ballots([1, 1, 0, -1], [1, -1, 0, -1], [-1, 0, 0, -1])
     policy = MajorityVote(voters=3, minorities=False)
     applied = policy.apply(vector(0, 0, 0, 0), {}, batch, 1)
-    assert applied.measures == {"coverage": 0.75, "votes": 8 / 3, "ties": 1 / 3}
+    expected = {"coverage": 0.75, "ballot_density": 8 / 12, "votes": 8 / 3, "ties": 1 / 3}
+    assert applied.measures == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "words"),
+    [
+        (MajorityVote, {"size": 5, "deadline_s": 3}, "with size there are none"),
+        (MajorityVote, {"size": 5, "over_selection": 2}, "with size there are none"),
+        (MajorityVote, {"voters": 70_000}, "less than or equal to 65535"),
+        (FedBuff, {"form": "weights", "rate": 2}, "the mean replaces the model"),
+    ],
+)
+def test_settings_that_would_do_nothing(
+    policy: type[AggregationPolicy], settings: dict[str, object], words: str
+) -> None:
+    """What a form has no use for is refused rather than ignored."""
+    with pytest.raises(ValidationError, match=words):
+        policy.model_validate(settings)
 
 
 def test_majority_vote_weighs_lateness_and_counts_heads() -> None:

@@ -11,7 +11,13 @@ from pydantic import ValidationError
 
 from policies.aggregation import AggregationPolicy, FedAsync, FedAvg, FedBuff
 from policies.correction import NoCorrection
-from policies.method import Method, mask_misfits, misfits, sparse_weights_misfits
+from policies.method import (
+    Method,
+    absorption_misfits,
+    mask_misfits,
+    misfits,
+    sparse_weights_misfits,
+)
 from policies.selection import Uniform
 from policies.sparsity import (
     STC,
@@ -30,7 +36,7 @@ from policies.sparsity import (
     UplinkPolicy,
 )
 from policies.staleness import Polynomial
-from policies.training import Sgd
+from policies.training import Sgd, SparsyFed
 from policies.types import Address, PayloadKind, Version
 from policies.update import Contribution, Dense, Update
 
@@ -153,6 +159,19 @@ def test_zeros_that_would_never_arrive() -> None:
     ):
         assert list(sparse_weights_misfits(SparseWeights(), aggregation, pruning)) == []
     assert list(sparse_weights_misfits(WEIGHTS, MIX, NoPruning())) == []
+
+
+def test_pruned_weights_that_would_grow_back() -> None:
+    """SparsyFed's zeros stay only if nobody remembers, votes on or holds back what was pruned."""
+    for uplink, words in ((Signs(), "a vote moves"), (TopK(), "keeps what it did not send")):
+        (refusal,) = absorption_misfits(SparsyFed(), uplink, DenseDownlink())
+        assert words in refusal
+        assert list(absorption_misfits(Sgd(), uplink, DenseDownlink())) == []
+        assert list(absorption_misfits(SparsyFed(beta=1), uplink, DenseDownlink())) == []
+    (refusal,) = absorption_misfits(SparsyFed(), SparseWeights(), TopKDownlink())
+    assert "several versions" in refusal
+    for uplink in (SparseWeights(), WEIGHTS, TopK(error_feedback=False)):
+        assert list(absorption_misfits(SparsyFed(), uplink, Difference())) == []
 
 
 def test_masks_need_a_model_that_all_know() -> None:

@@ -156,16 +156,29 @@ def test_schedules(
 
 
 def test_recovered_waits_for_the_loss() -> None:
-    """It prunes, waits while the loss is up, and prunes again when it is back at its best."""
-    schedule = {"kind": "recovered", "share": 0.5, "tolerance": 0.0, "smoothing": 1.0}
+    """It prunes, waits until the loss is where it stood, and prunes again."""
+    schedule = {"kind": "recovered", "share": 0.5, "tolerance": 0.1, "smoothing": 1.0, "rest": 2}
     policy = FedMap.model_validate({"density": 0.1, "schedule": schedule})
     alive, memory = ALL, policy.start()
     sizes = []
-    for version, loss in enumerate((1.0, 1.5, 1.2, 0.9, 0.8), start=1):
+    losses = (1.0, 1.0, np.nan, 0.5, 1.2, 1.1, np.nan, 2.0, 1.5, 1.21)
+    for version, loss in enumerate(losses, start=1):
         kept, memory = policy.keep(MODEL, alive, SCHEMA, stage(version, 0, loss), memory)
         alive = alive if kept is None else kept
         sizes.append(alive.size)
-    assert sizes == [7, 7, 7, 4, 3]
+    assert sizes == [12, 7, 7, 7, 7, 4, 4, 4, 4, 3]
+
+
+def test_recovered_smooths() -> None:
+    """One lucky version is not enough: 2, then 2 + (1 - 2) / 2 = 1.5, then 1.25."""
+    schedule = {"kind": "recovered", "tolerance": 0.25, "smoothing": 0.5, "rest": 1}
+    policy = FedMap.model_validate({"density": 0.1, "schedule": schedule})
+    _, memory = policy.keep(MODEL, ALL, SCHEMA, stage(1, 0, 1.0), policy.start())
+    pruned = []
+    for version, loss in enumerate((2.0, 1.0, 1.0), start=2):
+        kept, memory = policy.keep(MODEL, ALL, SCHEMA, stage(version, 0, loss), memory)
+        pruned.append(kept is not None)
+    assert pruned == [False, False, True]
 
 
 def test_epochs_are_numbered_in_16_bits() -> None:
@@ -254,4 +267,4 @@ def test_memory_is_a_value() -> None:
     policy = FedMap.model_validate({"schedule": {"kind": "recovered"}})
     memory: Arrays = policy.start()
     policy.keep(MODEL, ALL, SCHEMA, stage(), memory)
-    assert np.isinf(memory["loss"]).all()
+    assert memory["loss"].tolist() == [np.inf, np.inf, 0]

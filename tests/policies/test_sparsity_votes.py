@@ -146,28 +146,43 @@ def test_the_first_density_is_that_of_votes_at_random() -> None:
 
 
 @pytest.mark.parametrize(
-    ("coverage", "asked"),
+    ("coverage", "cast", "asked"),
     [
-        (0.95, 0.1),  # as wanted: as it was
-        (1 - 0.05**0.8, 0.125),  # 0.8 of the exponent: 1 / 0.8 as much
-        (0.2, 0.15),  # far too little: half again
-        (0.0, 0.15),
-        (0.999999, 0.1 / 1.5),  # far too much
-        (1.0, 0.1 / 1.5),
+        (0.95, 0.1, 0.1),  # as wanted: as it was
+        (1 - 0.05**0.64, 0.1, 0.125),  # 0.64 of the exponent: the root of 1 / 0.64 as much
+        (0.95, 0.064, 0.08),  # cast with less than was asked for: less is enough
+        (0.0, 0.1, 0.1),  # nothing to go by
+        (0.5, 0.0, 0.1),
     ],
 )
-def test_the_density_follows_the_coverage(coverage: float, asked: float) -> None:
-    """With 5 % uncovered wanted, what a version covered says how much more or less is needed."""
-    found = Signs(density="auto").asks(0.1, 15, {"coverage": coverage})
-    assert found == pytest.approx(asked)
+def test_the_density_follows_the_coverage(coverage: float, cast: float, asked: float) -> None:
+    """With 5 % uncovered wanted, what the ballots covered says how much more or less is needed."""
+    measures = {"coverage": coverage, "ballot_density": cast}
+    assert Signs(density="auto").asks(0.1, 15, measures) == pytest.approx(asked)
+
+
+def test_other_aggregations_need_not_measure() -> None:
+    """Without measures the density stays as it was asked."""
+    assert Signs(density="auto").asks(0.123, 15, {}) == 0.123
+
+
+def test_the_density_settles_though_votes_are_late() -> None:
+    """With votes cast five versions ago it comes to rest where the wanted share is covered."""
+    policy, strength = Signs(density="auto", uncovered=0.2), 6.0
+    asked = [policy.asks(0.0, 15, {})] * 5
+    for _ in range(100):
+        cast = asked[-5]
+        measures = {"coverage": 1 - np.exp(-strength * cast), "ballot_density": cast}
+        asked.append(policy.asks(asked[-1], 15, measures))
+    assert 1 - np.exp(-strength * np.array(asked[-20:])) == pytest.approx(0.8, abs=0.01)
 
 
 def test_the_density_has_bounds() -> None:
     """It goes neither above 1 nor below the least, nor far from the rule: dead inputs stay dead."""
-    policy = Signs(density="auto", least_density=0.09)
-    assert policy.asks(0.1, 15, {"coverage": 1.0}) == 0.09
-    assert policy.asks(0.9, 3, {"coverage": 0.1}) == 1
+    policy, low = Signs(density="auto", least_density=0.09), {"ballot_density": 0.01}
+    assert policy.asks(0.1, 15, {**low, "coverage": 1.0}) == 0.09
     density = policy.asks(0.0, 15, {})
-    for _ in range(20):
-        density = policy.asks(density, 15, {"coverage": 0.6})
+    for _ in range(30):
+        density = policy.asks(density, 15, {"coverage": 0.6, "ballot_density": density})
     assert density == pytest.approx(3 * log(20) / 15)
+    assert policy.asks(0.9, 3, {"coverage": 0.1, "ballot_density": 0.9}) == 1
