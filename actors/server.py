@@ -3,23 +3,20 @@
 `Server` is the plain class: `admit` checks a payload the moment it exists, in any order; `commit`
 turns admitted updates into the next version, in the order it is given. Repeating an `admit` before
 its update is committed, or the last `commit`, changes nothing and gives the same answer.
-`ParameterServer` is its remote shell.
+`actors/parameter_server.py` is its remote shell.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
 
-from actors.identity import Identity, identify, join_paths
 from actors.publisher import Publisher, Shipment
-from actors.work import Assignment, GroupReceipt, Work
+from actors.work import Work
 from policies.aggregation import Applied, mean_buffers
 from policies.sparsity import LIVE, Masks, NoPruning, Stage
 from policies.types import (
@@ -430,87 +427,3 @@ def whole_model(message: Buffer, schema: ModelSchema) -> Vector:
     """Read a model message into a vector of its own, shape (P + B,)."""
     read = decode(message, schema)
     return np.concatenate([read.content.densify(schema.parameters), read.buffers])
-
-
-class ParameterServer:
-    """The remote shell of `Server`: an event loop that stays free while threads compute.
-
-    Calls to it may finish out of order; commits take their turn by the version that they expect.
-    """
-
-    def __init__(
-        self,
-        work: dict[str, Any],
-        paths: Sequence[str],
-        schema: ModelSchema,
-        initial: Buffer,
-        deadline_s: float,
-    ) -> None:
-        join_paths(paths)
-        self._server = Server(Work.model_validate(work), schema, initial)
-        self._turn = asyncio.Condition()
-        self._deadline_s = deadline_s
-        self._readers = ThreadPoolExecutor(1, "admit")
-        self._writer = ThreadPoolExecutor(1, "commit")
-
-    async def identity(self) -> Identity:
-        """Say who and where this process is."""
-        return identify()
-
-    async def admit(
-        self, group: Sequence[Assignment], receipt: GroupReceipt, payloads: Buffer
-    ) -> tuple[list[Admission], GroupReceipt]:
-        """Admit a group as its actor returned it; see `Server.admit_group`."""
-        places = zip(group, receipt.places, strict=True)
-        deliveries = [Delivery(a.address, a.base, start, stop) for a, (start, stop) in places]
-        return await self.deliver(deliveries, payloads), receipt
-
-    async def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> list[Admission]:
-        """Admit payloads by their places; see `Server.admit_group`."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._readers, self._server.admit_group, deliveries, payloads
-        )
-
-    async def discard(self, addresses: Sequence[Address]) -> None:
-        """Forget updates; see `Server.discard`."""
-        self._server.discard(addresses)
-
-    async def commit(self, addresses: Sequence[Address], expected: Version) -> tuple[Any, Any]:
-        """Make the next version when its turn has come; see `Server.commit`."""
-        return await self._in_turn(expected, lambda: self._server.commit(addresses, expected))
-
-    async def rollback(self, expected: Version, target: Buffer) -> tuple[Any, Any]:
-        """Go back when its turn has come; see `Server.rollback`."""
-        return await self._in_turn(expected, lambda: self._server.rollback(target, expected))
-
-    async def snapshot(self, expected: Version) -> Snapshot:
-        """Return the state at a version; see `Server.snapshot`."""
-        return await self._in_turn(expected, self._server.snapshot)
-
-    async def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
-        """Say what clients' messages take; see `Server.quote`."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writer, self._server.quote, held, to)
-
-    async def restore(self, snapshot: Snapshot, *versions: Buffer) -> None:
-        """Go on from a snapshot; see `Server.restore`."""
-        async with self._turn:
-            self._server.restore(snapshot, versions)
-            self._turn.notify_all()
-
-    async def _in_turn(self, expected: Version, act: Callable[[], T]) -> T:
-        async with self._turn:
-            try:
-                await asyncio.wait_for(
-                    self._turn.wait_for(lambda: self._server.version.number >= expected.number),
-                    self._deadline_s,
-                )
-            except TimeoutError:
-                raise RunError(
-                    f"a commit waited {self._deadline_s:g} s for version {expected.number}; the "
-                    f"server is at {self._server.version.number}"
-                ) from None
-            result = await asyncio.get_running_loop().run_in_executor(self._writer, act)
-            self._turn.notify_all()
-            return result

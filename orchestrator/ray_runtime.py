@@ -26,8 +26,9 @@ from actors.evaluator import EvaluatorActor
 from actors.identity import Identity, identify, pss_bytes
 from actors.learning.data import DataSet
 from actors.learning.evaluation_torch import Evaluation
+from actors.parameter_server import ParameterServer
 from actors.publisher import Shipment
-from actors.server import Delivery, ParameterServer, Receipt, Snapshot
+from actors.server import Delivery, Receipt, Snapshot
 from actors.work import GroupReceipt, Shards, Work
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources

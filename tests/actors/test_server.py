@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.identity import identify
+from actors.parameter_server import ParameterServer
 from actors.publisher import whole_message
 from actors.server import (
     Admission,
     Delivery,
-    ParameterServer,
     Server,
     Snapshot,
     whole_model,
