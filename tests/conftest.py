@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("latecomer", deadline=None)  # a busy machine is no failure
+settings.load_profile("latecomer")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 SMALL = """

@@ -77,7 +77,7 @@ SAMPLES: dict[type[UplinkPolicy], list[UplinkPolicy]] = {
         Signs(density="auto", scope="model", memory=0.5, voters=20),
         Signs(density=1, memory=0),
     ],
-    SignSGD: [SignSGD()],
+    SignSGD: [SignSGD(), SignSGD(zeros="abstain")],
     SparseWeights: [SparseWeights(density=0.4), SparseWeights(density=1)],
     Packed: [Packed(), Packed(content="delta", values="fp16")],
 }

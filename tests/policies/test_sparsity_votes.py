@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.sparsity import Signs, SignSGD, UplinkPolicy
-from policies.types import Arrays, Vector, stream
-from policies.update import Base, ModelSchema, Sparse, TensorSpec
+from policies.types import Address, Arrays, Vector, stream
+from policies.update import FIRST, Base, Dense, Mask, ModelSchema, Sparse, TensorSpec
+from policies.wire import Header, encode
 
 ENTRIES = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=20)
 
@@ -52,16 +53,43 @@ def test_two_rounds_by_hand() -> None:
 def test_the_gradient_points_from_the_weights_to_the_base() -> None:
     """A weight that grew votes against its gradient: the server subtracts the majority."""
     base = Base(vector([1, 1, 1]), zeros(3).schema)
-    sent, _ = SignSGD().compress(vector([3, 0, 1]), base, {}, stream(5, "uplink"))
+    sent, _ = SignSGD(zeros="abstain").compress(vector([3, 0, 1]), base, {}, stream(5, "uplink"))
     assert sent.densify(3).tolist() == [-1, 1, 0]
 
 
 def test_zeros_abstain() -> None:
     """An exact 0 is no vote, even among the largest."""
     gradient = vector([0, -0.0, 5, 0])
-    for policy in (SignSGD(), Signs(density=1), Signs(density=0.75)):
+    for policy in (SignSGD(zeros="abstain"), Signs(density=1), Signs(density=0.75)):
         assert vote(policy, gradient, zeros(4))[0] == {2: 1}
     assert vote(Signs(), vector([0, 0]), zeros(2))[0] == {}
+
+
+def test_zeros_toss() -> None:
+    """As published every entry votes: a 0 at random, half of the time each way, the rest as is."""
+    gradient = np.zeros(1000, dtype=np.float32)
+    gradient[:3] = 2, -3, -0.5
+    base, seen = zeros(1000), np.zeros(1000)
+    for number in range(50):
+        draw = stream(5, "uplink", 0, number)
+        sent, _ = SignSGD().compress(base.values - gradient, base, {}, draw)
+        assert isinstance(sent, Dense)
+        assert set(np.unique(sent.values)) == {-1, 1}
+        seen += sent.values
+    assert seen[:3].tolist() == [50, -50, -50]
+    assert abs(seen[3:].mean()) < 5 * np.sqrt(50 / 997)
+    assert 0.9 < seen[3:].std() / np.sqrt(50) < 1.1
+
+
+def test_a_toss_costs_a_bit_a_parameter() -> None:
+    """Under a mask it is a bit for each that lives."""
+    tensors = ModelSchema((TensorSpec("w", (8000,), prunable=True),))
+    weights, header = np.zeros(8000, np.float32), Header("votes", Address(0, 0), FIRST, 1, 0.0)
+    for mask, bits in ((None, 8000), (Mask(1, np.arange(0, 8000, 5)), 1600)):
+        base = Base(np.zeros(8000, np.float32), tensors, mask=mask)
+        sent, _ = SignSGD().compress(weights, base, {}, stream(5, "uplink"))
+        size = encode(header, sent, np.empty(0, np.float32), tensors, mask).size
+        assert bits / 8 < size < bits / 8 + 40
 
 
 @pytest.mark.parametrize(
@@ -81,7 +109,7 @@ def test_all_votes_without_memory_are_sign_sgd(entries: list[float]) -> None:
     """With density 1 and memory 0 it is signSGD, and nothing is remembered."""
     gradient = vector(entries)
     votes, state = vote(Signs(density=1, memory=0), gradient, zeros(gradient.size))
-    assert votes == vote(SignSGD(), gradient, zeros(gradient.size))[0]
+    assert votes == vote(SignSGD(zeros="abstain"), gradient, zeros(gradient.size))[0]
     assert not state["memory"].any()
 
 
