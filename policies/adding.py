@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from policies.types import Positions, Vector
 
@@ -37,10 +40,18 @@ def add_at(model: Vector, positions: Positions, values: Vector, scale: float) ->
     Cost:
         O(k); the same bits whichever library adds.
     """
-    scaled = np.multiply(values, np.float32(scale))
-    if positions.size < MANY or not positions.flags.writeable:
-        model[positions] += scaled
+    add_each(model, positions, np.multiply(values, np.float32(scale)))
+
+
+def add_each(target: npt.NDArray[Any], positions: Positions, values: npt.NDArray[Any]) -> None:
+    """Add `values`, shape (k,), to `target` in place, at k positions that all differ.
+
+    Both of one type that torch has; the same bits whichever library adds.
+    """
+    if positions.size < MANY or not (positions.flags.writeable and values.flags.writeable):
+        target[positions] += values
         return
     import torch  # noqa: PLC0415  small models need no torch at the server
 
-    torch.from_numpy(model).scatter_add_(0, torch.from_numpy(positions), torch.from_numpy(scaled))
+    places, addends = torch.from_numpy(positions), torch.from_numpy(values)
+    torch.from_numpy(target).scatter_add_(0, places, addends)

@@ -8,6 +8,7 @@ never as a difference.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -170,8 +171,34 @@ class Dense:
         return Masked(mask, self.values[mask.positions])
 
 
+class _Listed(ABC):
+    """What contents with values at listed positions have in common."""
+
+    __slots__ = ()
+    values: Vector
+
+    @abstractmethod
+    def touches(self) -> Positions:
+        """Return the positions that it can change; None for all."""
+
+    @property
+    def nonzeros(self) -> int:
+        """Values that were sent."""
+        return self.values.size
+
+    def add_to(self, model: Vector, scale: float) -> None:
+        """Add `scale` times this to `model`, shape (P,), in place, touching k values only."""
+        add_at(model, self.touches(), self.values, scale)
+
+    def densify(self, size: int) -> Vector:
+        """Return all values, shape (size,), zero where nothing was sent."""
+        full = np.zeros(size, dtype=np.float32)
+        full[self.touches()] = self.values
+        return full
+
+
 @dataclass(frozen=True, slots=True)
-class Sparse:
+class Sparse(_Listed):
     """Values at some positions, and zero elsewhere.
 
     Attributes:
@@ -184,22 +211,7 @@ class Sparse:
     values: Vector
     code: Quantised | None = None
 
-    @property
-    def nonzeros(self) -> int:
-        """Values that were sent."""
-        return self.values.size
-
-    def add_to(self, model: Vector, scale: float) -> None:
-        """Add `scale` times this to `model`, shape (P,), in place, touching k values only."""
-        add_at(model, self.positions, self.values, scale)
-
-    def densify(self, size: int) -> Vector:
-        """Return all values, shape (size,), zero where nothing was sent."""
-        full = np.zeros(size, dtype=np.float32)
-        full[self.positions] = self.values
-        return full
-
-    def touches(self) -> Positions | None:
+    def touches(self) -> Positions:
         """Return the positions that it can change; None for all."""
         return self.positions
 
@@ -212,7 +224,7 @@ class Sparse:
 
 
 @dataclass(frozen=True, slots=True)
-class Masked:
+class Masked(_Listed):
     """A value for every parameter that lives under a mask both sides can know.
 
     Positions need not be sent: the mask's epoch and checksum name them.
@@ -232,22 +244,7 @@ class Masked:
         """The mask's positions."""
         return self.mask.positions
 
-    @property
-    def nonzeros(self) -> int:
-        """Values that were sent."""
-        return self.values.size
-
-    def add_to(self, model: Vector, scale: float) -> None:
-        """Add `scale` times this to `model`, shape (P,), in place, touching m values only."""
-        add_at(model, self.positions, self.values, scale)
-
-    def densify(self, size: int) -> Vector:
-        """Return all values, shape (size,), zero outside the mask."""
-        full = np.zeros(size, dtype=np.float32)
-        full[self.positions] = self.values
-        return full
-
-    def touches(self) -> Positions | None:
+    def touches(self) -> Positions:
         """Return the positions that it can change; None for all."""
         return self.positions
 

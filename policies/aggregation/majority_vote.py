@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
+from policies.adding import add_each
 from policies.aggregation.base import AggregationPolicy, Applied, Pacing
 from policies.types import Arrays, PayloadKind, Vector
 from policies.units import Seconds
@@ -18,8 +19,8 @@ from policies.update import Contribution, ModelSchema, Quantised, Sparse
 
 GROUPS: Final = 64
 """Clients are told apart by their number modulo this when minorities are tracked."""
-MOST_BALLOTS: Final = 65_535
-"""Heads are counted in 16 bits."""
+MOST_BALLOTS: Final = 32_767
+"""Heads are counted in 16 bits with a sign."""
 CONTESTS: Final = 3
 """So many contested votes a coordinate needs before its minority is judged."""
 
@@ -107,11 +108,11 @@ class MajorityVote(AggregationPolicy):
     ) -> Applied:
         """Count, and step."""
         ballots = _one_each(batch)
-        tally = np.zeros(model.size, dtype=np.float32)
-        heads = np.zeros(model.size, dtype=np.uint16)
+        tally = np.full(model.size, 0, dtype=np.float32)  # unlike zeros, in large pages
+        heads = np.full(model.size, 0, dtype=np.int16)
         for positions, signs, weight, _ in ballots:
-            tally[positions] += signs * np.float32(weight)
-            heads[positions] += 1
+            add_each(tally, positions, signs * np.float32(weight))
+            add_each(heads, positions, np.ones(positions.size, dtype=np.int16))
         voted = np.flatnonzero(heads)  # from here on nothing is as long as the model
         here = heads[voted]
         result = np.sign(tally[voted]).astype(np.int8)

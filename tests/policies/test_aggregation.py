@@ -352,7 +352,7 @@ def test_majority_vote_measures() -> None:
     [
         (MajorityVote, {"size": 5, "deadline_s": 3}, "with size there are none"),
         (MajorityVote, {"size": 5, "over_selection": 2}, "with size there are none"),
-        (MajorityVote, {"voters": 70_000}, "less than or equal to 65535"),
+        (MajorityVote, {"voters": 70_000}, "less than or equal to 32767"),
         (FedBuff, {"form": "weights", "rate": 2}, "the mean replaces the model"),
     ],
 )
