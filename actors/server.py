@@ -31,7 +31,7 @@ from policies.types import (
     Version,
     rejected,
 )
-from policies.update import Contribution, Mask, Masked, ModelSchema, Move, Update
+from policies.update import Content, Contribution, Mask, Masked, ModelSchema, Move, Update
 from policies.wire import Header, WireError, check_finite, decode, entropy_bytes
 
 T = TypeVar("T")
@@ -169,6 +169,7 @@ class Server:
             masks = self._masks
             message = decode(payload, self._schema, None if masks is None else masks.at)
             self._check(message.header, delivery)
+            _check_mask(message.content, masks)
             check_finite(message)
         except WireError as error:
             return Admission(address, rejected(error.reason, str(error)), size, hash=digest)
@@ -410,6 +411,22 @@ class Server:
         receipt = Receipt(version, whole, digest, nonzeros, committed, measures)
         self._last = (receipt, message)
         return self._last
+
+
+def _check_mask(content: Content, masks: Masks | None) -> None:
+    """Refuse values under a mask that is none of the server's, even if it is written out.
+
+    Raises:
+        WireError: With `Reason.WRONG_MASK`.
+    """
+    if not isinstance(content, Masked):
+        return
+    try:
+        known = None if masks is None else masks.at(content.mask.epoch)
+    except KeyError:
+        known = None
+    if known is None or known.checksum != content.mask.checksum:
+        raise WireError(Reason.WRONG_MASK, f"a mask of epoch {content.mask.epoch} of its own")
 
 
 def _epoch(contribution: Contribution, masks: Masks) -> int:

@@ -37,7 +37,16 @@ from policies.types import (
     Vector,
     Version,
 )
-from policies.update import Content, Contribution, Dense, ModelSchema, Sparse, TensorSpec
+from policies.update import (
+    Content,
+    Contribution,
+    Dense,
+    Mask,
+    Masked,
+    ModelSchema,
+    Sparse,
+    TensorSpec,
+)
 from policies.wire import Header, decode, encode
 
 SCHEMA = ModelSchema(
@@ -211,6 +220,10 @@ BAD: dict[str, tuple[Buffer, Reason]] = {
     "truncated": (payload(A)[:-4], Reason.CHECKSUM),
     "stub": (payload(A)[:12], Reason.TRUNCATED),
     "empty": (payload(A)[:0], Reason.TRUNCATED),
+    "a mask, where there are none": (
+        payload(A, content=Masked(Mask(0, np.arange(8)), np.ones(8, dtype=np.float32))),
+        Reason.WRONG_MASK,
+    ),
     "oversized": (np.zeros(10_000, dtype=np.uint8), Reason.OVERSIZED),
     "random": (np.random.default_rng(0).integers(0, 256, 60, np.uint8), Reason.MALFORMED),
     "schema": (
