@@ -93,8 +93,9 @@ class _Change:
 
     @property
     def size(self) -> int:
-        """Bytes that remembering it takes."""
-        return self.step.nbytes + (0 if self.positions is None else self.positions.nbytes)
+        """Bytes that remembering it takes, one with nothing in it included."""
+        positions = 0 if self.positions is None else self.positions.nbytes
+        return 64 + self.step.nbytes + positions
 
 
 class Publisher:

@@ -169,7 +169,7 @@ class Server:
             masks = self._masks
             message = decode(payload, self._schema, None if masks is None else masks.at)
             self._check(message.header, delivery)
-            _check_mask(message.content, masks)
+            message = replace(message, content=_known_mask(message.content, masks))
             check_finite(message)
         except WireError as error:
             return Admission(address, rejected(error.reason, str(error)), size, hash=digest)
@@ -314,11 +314,9 @@ class Server:
             raise WireError(
                 Reason.WRONG_VERSION, f"it says {header.base}, it was sent {delivery.base}"
             )
-        if header.kind not in self._method.aggregation.takes():
-            raise WireError(
-                Reason.WRONG_KIND,
-                f"{header.kind} for {self._method.aggregation.kind}",
-            )
+        sends = self._method.uplink.sends()
+        if header.kind != sends:
+            raise WireError(Reason.WRONG_KIND, f"{header.kind}, where clients send {sends}")
 
     def _repeated(
         self, expected: Version, made: Version, addresses: Sequence[Address]
@@ -379,7 +377,8 @@ class Server:
             return applied
         alive = np.arange(model.size) if masks is None else masks.newest.positions
         newest = [c for c in batch if masks is None or _epoch(c, masks) == masks.epoch]
-        loss = float(np.mean([c.update.loss for c in newest])) if newest else np.nan
+        losses = [max(c.update.loss, 0.0) for c in newest]
+        loss = float(np.median(losses)) if losses else np.nan  # one client moves it little
         stage = Stage(made.number, 0 if masks is None else masks.epoch, loss)
         kept, self._pruned = pruning.keep(model, alive, self._schema, stage, self._pruned)
         if kept is not None:
@@ -413,20 +412,22 @@ class Server:
         return self._last
 
 
-def _check_mask(content: Content, masks: Masks | None) -> None:
-    """Refuse values under a mask that is none of the server's, even if it is written out.
+def _known_mask(content: Content, masks: Masks | None) -> Content:
+    """Return a content with the server's own mask in place of the one that came with it.
 
     Raises:
-        WireError: With `Reason.WRONG_MASK`.
+        WireError: With `Reason.WRONG_MASK`, if it is another one, even if it is written out.
     """
     if not isinstance(content, Masked):
-        return
+        return content
+    epoch = content.mask.epoch
     try:
-        known = None if masks is None else masks.at(content.mask.epoch)
+        known = None if masks is None else masks.at(epoch)
     except KeyError:
         known = None
-    if known is None or known.checksum != content.mask.checksum:
-        raise WireError(Reason.WRONG_MASK, f"a mask of epoch {content.mask.epoch} of its own")
+    if known is None or not np.array_equal(known.positions, content.mask.positions):
+        raise WireError(Reason.WRONG_MASK, f"a mask of epoch {epoch} that is not the server's")
+    return replace(content, mask=known)
 
 
 def _epoch(contribution: Contribution, masks: Masks) -> int:

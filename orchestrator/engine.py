@@ -93,7 +93,9 @@ class Engine:
         self._note = note
         self._pacing = plan.method.aggregation.pacing()
         self.schema, initial = runtime.initial()
-        self._least_bytes = least_bytes(plan.method.uplink.least_bits(self.schema), self.schema)
+        masked = plan.method.pruning.masks()  # then nobody knows how few values will live
+        least_bits = 0.0 if masked else plan.method.uplink.least_bits(self.schema)
+        self._least_bytes = least_bytes(least_bits, self.schema)
         self.queue = EventQueue()
         self.resources = Resources()
         self.roster = Roster(len(fleet))
@@ -272,13 +274,18 @@ class Engine:
             return  # the same moment asked twice, or nobody's update could count any more
         if self.versions.newest.lineage != self.head.lineage:
             return  # a rollback is about to be published, and would supersede the work
-        self.selections += 1
         count = self._wanted()
-        if count <= 0:
-            return
-        rng = stream(self.plan.seed, "select", 0, event.number)
-        chosen = self.plan.method.selection.choose(self.roster, count, rng)
-        for client, shipment in zip(chosen, self._quotes(chosen), strict=True):
+        chosen: Sequence[int] = ()
+        if count > 0:
+            rng = stream(self.plan.seed, "select", 0, event.number)
+            chosen = self.plan.method.selection.choose(self.roster, count, rng)
+        try:
+            shipments = self._quotes(chosen)
+        except BaseException:  # nothing has changed yet: a checkpoint has this event still
+            self.queue.push(event)
+            raise
+        self.selections += 1
+        for client, shipment in zip(chosen, shipments, strict=True):
             self._dispatch(client, shipment)
         if self._pacing.cohort is not None and chosen:
             self.round = Round(self.round.number + 1, open=True, members=len(chosen))
@@ -295,8 +302,8 @@ class Engine:
         """Return what it takes to bring clients to the newest version from what they hold."""
         newest = self.versions.newest
         whole = self.versions.whole(newest)
-        if whole is not None:
-            return [whole] * len(clients)
+        if whole is not None or not clients:
+            return [] if whole is None else [whole] * len(clients)
         return self.runtime.quote([self.held.get(client) for client in clients], newest)
 
     def _dispatch(self, client: int, shipment: Shipment) -> None:
@@ -458,14 +465,15 @@ class Engine:
         admission = finished.admission
         if admission is not None:
             self.ledger.uplink_bytes += admission.uplink_bytes
+            found = {"uplink_bytes": admission.uplink_bytes, "hash": admission.hash}
+        if admission is not None and verdict.outcome is not Outcome.SUPERSEDED:
+            # Of an older lineage the server may have forgotten the masks: its bytes alone count.
             self.ledger.uplink_entropy_bytes += admission.entropy_bytes
-            found = {
-                "uplink_bytes": admission.uplink_bytes,
+            found |= {
                 "uplink_entropy_bytes": admission.entropy_bytes,
                 "nonzeros": admission.nonzeros,
                 "examples": admission.examples,
                 "loss": admission.loss,
-                "hash": admission.hash,
             }
         self.events.append(
             "arrived",

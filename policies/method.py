@@ -122,6 +122,11 @@ def mask_misfits(
             f"downlink {downlink.kind} sends another model than the server's. "
             "Set method.downlink.kind to difference, or to sparse or dense with values fp32."
         )
+    if uplink.sends() == "votes":
+        yield (
+            f"{pruning.kind} keeps masks, and votes are counted over all parameters. "
+            "Set method.uplink.kind to packed, or method.pruning.kind to none."
+        )
     if uplink.zeros_count():
         yield (
             f"the uplink {uplink.kind} prunes at each client, and {pruning.kind} prunes the global "

@@ -40,7 +40,7 @@ from pictures import Line, draw, frame, mean_curve, panels, save
 
 ROUNDS: Final = {"cnn": 200, "resnet8": 150}
 TUNING_ROUNDS: Final = {"cnn": 60, "resnet8": 40}
-RATES: Final = {"cnn": (0.1, 0.2, 0.4), "resnet8": (0.1, 0.3, 1.0)}
+RATES: Final = {"cnn": (0.1, 0.2, 0.4), "resnet8": (0.03, 0.1, 0.3, 1.0)}
 FACTOR: Final = 50.0
 DENSITIES: Final = (0.05, 0.1, 0.01)
 ALPHAS: Final = (1.0, 1000.0, 0.1)

@@ -21,6 +21,8 @@ GROUPS: Final = 64
 """Clients are told apart by their number modulo this when minorities are tracked."""
 MOST_BALLOTS: Final = 32_767
 """Heads are counted in 16 bits with a sign."""
+WHOLE_VOTE: Final = 1 << 15
+"""What a vote counts whose weight is 1; votes are whole numbers, so that a tie is a tie."""
 CONTESTS: Final = 3
 """So many contested votes a coordinate needs before its minority is judged."""
 
@@ -32,9 +34,9 @@ class MajorityVote(AggregationPolicy):
     `quorum` voters stays as it is.
 
     Without `size` a version is a synchronous round of `voters` clients. With `size` it is a
-    buffer of so many votes, one a client (the latest counts), each weighted by its staleness; the
-    quorum counts heads; the step is scaled by size / voters, so that as many votes move the model
-    as far (our choice).
+    buffer of so many votes, one a client (the latest counts), each weighted by its staleness in
+    whole 32,768ths, so that a tie is a tie whatever the order. The quorum counts heads; the step
+    is scaled by size / voters, so that as many votes move the model as far (our choice).
 
     Attributes:
         voters: M, clients of a round.
@@ -108,10 +110,10 @@ class MajorityVote(AggregationPolicy):
     ) -> Applied:
         """Count, and step."""
         ballots = _one_each(batch)
-        tally = np.full(model.size, 0, dtype=np.float32)  # unlike zeros, in large pages
+        tally = np.full(model.size, 0, dtype=np.int32)  # unlike zeros, in large pages
         heads = np.full(model.size, 0, dtype=np.int16)
         for positions, signs, weight, _ in ballots:
-            add_each(tally, positions, signs * np.float32(weight))
+            add_each(tally, positions, signs * np.int32(round(min(weight, 1.0) * WHOLE_VOTE)))
             add_each(heads, positions, np.ones(positions.size, dtype=np.int16))
         voted = np.flatnonzero(heads)  # from here on nothing is as long as the model
         here = heads[voted]

@@ -56,7 +56,10 @@ class UplinkPolicy(Policy):
         return 0.0
 
     def least_bits(self, schema: ModelSchema) -> float:
-        """Return what all values of any payload take at least; the clock looks ahead by it."""
+        """Return what all values of any payload take at least; the clock looks ahead by it.
+
+        Where parameters can be pruned under masks it is not asked.
+        """
         del schema
         return 0.0
 

@@ -10,11 +10,11 @@ from policies.sparsity.base import UplinkPolicy
 from policies.sparsity.coded import BITS, Coding, coded
 from policies.sparsity.feedback import difference
 from policies.types import Arrays, PayloadKind, Vector
-from policies.update import Base, Content, Dense, ModelSchema
+from policies.update import Base, Content, Dense, Masked, ModelSchema
 
 
 class DenseUplink(UplinkPolicy):
-    """Send every value, as the difference to the base or as it is.
+    """Send every value that lives, as the difference to the base or as it is.
 
     Attributes:
         content: The difference, or the weights.
@@ -35,6 +35,11 @@ class DenseUplink(UplinkPolicy):
         """Send all of it; keep nothing."""
         del rng
         values = difference(weights, base.values) if self.content == "delta" else weights
+        if base.mask is not None:
+            living = base.mask.positions
+            return Masked(
+                base.mask, *coded(values[living], living, self.values, base.schema)
+            ), state
         return Dense(*coded(values, None, self.values, base.schema)), state
 
     def least_bits(self, schema: ModelSchema) -> float:

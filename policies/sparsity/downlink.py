@@ -16,7 +16,7 @@ from policies.sparsity.stc import mean_signs
 from policies.sparsity.topk import Scope, select
 from policies.types import ValueCoding, Vector
 from policies.units import Bytes
-from policies.update import ModelSchema, Sparse
+from policies.update import Base, ModelSchema, Sparse
 from policies.wire import dequantise, quantise
 
 
@@ -141,7 +141,7 @@ class TopKDownlink(DownlinkPolicy):
 
     def step(self, behind: Vector, schema: ModelSchema) -> Sparse:
         """Return the largest differences as they are received."""
-        positions = select(behind, self.density, self.scope, schema)
+        positions = select(behind, self.density, self.scope, Base(behind, schema))
         positions = positions[behind[positions] != 0]
         values = behind[positions]
         if self.values == "fp32":

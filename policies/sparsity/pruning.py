@@ -29,8 +29,8 @@ class Stage:
     Attributes:
         version: Its number, from 1.
         epoch: Of the newest mask.
-        loss: Mean training loss that updates trained under the newest mask report; NaN if there
-            were none.
+        loss: Median training loss that updates trained under the newest mask report; NaN if
+            there were none.
     """
 
     version: int
@@ -162,7 +162,7 @@ class Geometric(_Schedule):
 class Recovered(_Schedule):
     """Prune a share of what is left when the clients have recovered from the last time.
 
-    They have when the mean training loss that they report, smoothed over the versions since, is
+    They have when the median training loss that they report, smoothed over the versions since, is
     back where it stood when the model was pruned, within the tolerance. Updates that were trained
     under an older mask say nothing about it. That needs no schedule to tune, and no test data
     (our choice: reported loss in place of accuracy).
@@ -238,7 +238,7 @@ class FedMap(PruningPolicy):
         now = 1.0 - int(schema.prunable[alive].sum()) / max(total, 1)
         share = 1.0 - schedule.sparsity(stage, now, 1.0 - self.density)
         if self.scope == "model":
-            kept = largest(model, alive, schema.prunable, round(share * total))
+            kept = largest(model, alive, schema.prunable, max(1, round(share * total)))
         else:
             kept = _largest_of_each(model, alive, schema, share)
         if kept.size == alive.size:
@@ -282,7 +282,7 @@ def _largest_of_each(
     pieces: list[Positions] = []
     for index, size in enumerate(schema.sizes):
         piece = alive[cuts[index] : cuts[index + 1]]
-        pieces.append(largest(model, piece, schema.prunable, round(share * size)))
+        pieces.append(largest(model, piece, schema.prunable, max(1, round(share * size))))
     return np.concatenate(pieces) if pieces else alive
 
 

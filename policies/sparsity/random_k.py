@@ -66,15 +66,17 @@ class RandomK(UplinkPolicy):
     ) -> tuple[Content, Arrays]:
         """Draw, send, and keep the rest."""
         total = wanted(weights, base, state)
-        count = share(self.density, total.size)
-        if np.isfinite(total).all():
-            positions = np.sort(rng.choice(total.size, count, replace=False, shuffle=False))
+        living = None if base.mask is None else base.mask.positions
+        pool = total if living is None else total[living]
+        count = share(self.density, pool.size)
+        if np.isfinite(pool).all():
+            drawn = np.sort(rng.choice(pool.size, count, replace=False, shuffle=False))
         else:
-            positions = top_k(total, count)
-        values = total[positions]
+            drawn = top_k(pool, count)
+        values, positions = pool[drawn], drawn if living is None else living[drawn]
         if self.scaled:
             with np.errstate(over="ignore"):
-                values *= np.float32(total.size / count)
+                values *= np.float32(pool.size / count)
         sent = coded_at(values, positions, self.values, base.schema)
         return sent, left_over(total, sent, state)
 

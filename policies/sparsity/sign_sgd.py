@@ -8,7 +8,7 @@ import numpy as np
 
 from policies.sparsity.base import UplinkPolicy
 from policies.sparsity.coded import not_finite
-from policies.sparsity.feedback import difference
+from policies.sparsity.feedback import alive, difference
 from policies.sparsity.signs import votes
 from policies.types import Arrays, PayloadKind, Vector
 from policies.update import Base, Content, Dense, Masked, Quantised
@@ -39,7 +39,7 @@ class SignSGD(UplinkPolicy):
         self, weights: Vector, base: Base, state: Arrays, rng: np.random.Generator
     ) -> tuple[Content, Arrays]:
         """Vote on everything."""
-        gradient = difference(base.values, weights)
+        gradient = alive(difference(base.values, weights), base)
         broken = not_finite(gradient)
         if broken is not None:
             return broken, state

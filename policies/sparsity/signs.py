@@ -118,6 +118,6 @@ class Signs(UplinkPolicy):
         broken = not_finite(total)
         if broken is not None:
             return broken, state
-        sent = votes(total, select(total, self.density_for(base), self.scope, base.schema))
+        sent = votes(total, select(total, self.density_for(base), self.scope, base))
         total[sent.positions] = 0
         return sent, {"memory": total}

@@ -88,7 +88,7 @@ class STC(UplinkPolicy):
         broken = not_finite(total)
         if broken is not None:
             return broken, state
-        positions = select(total, self.density, "tensor", base.schema)
+        positions = select(total, self.density, "tensor", base)
         positions = positions[total[positions] != 0]
         code = mean_signs(total[positions], positions, base.schema)
         sent = Sparse(positions, dequantise(code, positions, base.schema), code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil
 from typing import Literal
@@ -76,21 +77,29 @@ def shares(density: float, scope: Scope, schema: ModelSchema) -> list[int]:
     return [share(density, size) for size in sizes]
 
 
-def select(values: Vector, density: float, scope: Scope, schema: ModelSchema) -> Positions:
-    """Return the positions of the largest magnitudes, in increasing order.
+def select(values: Vector, density: float, scope: Scope, base: Base) -> Positions:
+    """Return the positions of the largest magnitudes that live, in increasing order.
 
     Args:
         values: Shape (P,).
-        density: Share of them, in (0, 1].
+        density: Share of those that live, in (0, 1].
         scope: One threshold for the model, or one for each tensor.
-        schema: The model's tensors.
+        base: Its schema says where tensors begin, its mask what lives.
     """
-    counts = shares(density, scope, schema)
+    if base.mask is None:
+        return _select(values, density, scope, base.schema.offsets)
+    living = base.mask.positions
+    cuts = np.searchsorted(living, base.schema.offsets).tolist()
+    chosen: Positions = living[_select(values[living], density, scope, cuts)]
+    return chosen
+
+
+def _select(values: Vector, density: float, scope: Scope, offsets: Sequence[int]) -> Positions:
     if scope == "model":
-        return top_k(values, counts[0])
+        return top_k(values, share(density, values.size))
     pieces = [
-        begin + top_k(values[begin:end], count)
-        for (begin, end), count in zip(pairwise(schema.offsets), counts, strict=True)
+        begin + top_k(values[begin:end], share(density, end - begin))
+        for begin, end in pairwise(offsets)
     ]
     return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
@@ -131,7 +140,7 @@ class TopK(UplinkPolicy):
         """Send the largest; keep the rest."""
         del rng
         total = wanted(weights, base, state)
-        positions = select(total, self.density, self.scope, base.schema)
+        positions = select(total, self.density, self.scope, base)
         sent = coded_at(total[positions], positions, self.values, base.schema)
         return sent, left_over(total, sent, state)
 

@@ -256,7 +256,7 @@ def test_dense_aggregation_saves_nothing() -> None:
 
 def test_the_ring_goes_on() -> None:
     """Past what the server remembers, a client is sent the whole model; others are not."""
-    scene = Scene({"kind": "difference", "ring": 600})
+    scene = Scene({"kind": "difference", "ring": 700})
     old, whole = check(scene, None)
     for _ in range(3):
         scene.move(density=0.05)

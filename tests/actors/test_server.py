@@ -220,6 +220,7 @@ BAD: dict[str, tuple[Buffer, Reason]] = {
     "truncated": (payload(A)[:-4], Reason.CHECKSUM),
     "stub": (payload(A)[:12], Reason.TRUNCATED),
     "empty": (payload(A)[:0], Reason.TRUNCATED),
+    "votes of whole weights": (payload(A, kind="votes", value=1e30), Reason.WRONG_KIND),
     "a mask, where there are none": (
         payload(A, content=Masked(Mask(0, np.arange(8)), np.ones(8, dtype=np.float32))),
         Reason.WRONG_MASK,
@@ -423,8 +424,11 @@ def test_buffers_move_at_the_methods_rate() -> None:
 
 
 def test_whole_weights_are_taken() -> None:
-    """A mixing server takes weights and refuses deltas."""
-    here = server(aggregation={"kind": "fedasync", "form": "mix"})
+    """Where clients send weights, deltas are refused, though the aggregation could take them."""
+    here = server(
+        uplink={"kind": "dense", "content": "weights"},
+        aggregation={"kind": "fedavg", "clients_per_round": 1},
+    )
     assert admit(here, A).verdict.reason is Reason.WRONG_KIND
     assert admit(here, A, kind="weights").verdict.accepted
 

@@ -29,7 +29,9 @@ EPOCHS = [
 
 def server(**method: Any) -> Server:
     pruning = {"kind": "fedmap", "density": 0.25, "schedule": {"kind": "linear", "until": 3}}
-    fields = {"aggregation": {"kind": "fedbuff", "size": 1}, "pruning": pruning, **method}
+    aggregation = {"kind": "fedbuff", "size": 1}
+    uplink = {"kind": "packed", "content": "delta"}
+    fields = {"uplink": uplink, "aggregation": aggregation, "pruning": pruning, **method}
     work = Work.model_validate(
         {
             "seed": 1,
@@ -130,7 +132,11 @@ def test_nothing_outside_the_mask_comes_back(content: Content) -> None:
 
 def test_the_mean_of_weights_leaves_no_hole() -> None:
     """Weights packed under different masks average over all of them, wherever the newest lives."""
-    here = after_two("weights", aggregation={"kind": "fedbuff", "form": "weights", "size": 2})
+    here = after_two(
+        "weights",
+        uplink={"kind": "packed"},
+        aggregation={"kind": "fedbuff", "form": "weights", "size": 2},
+    )
     for client, (epoch, value) in enumerate(((1, 20.0), (2, 40.0))):
         known = Mask(epoch, EPOCHS[epoch])
         send(

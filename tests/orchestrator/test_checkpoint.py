@@ -141,6 +141,39 @@ def test_cut_after_a_rollback(
     assert ended(second).digest == reference.digest
 
 
+@pytest.mark.parametrize("call", [1, 2, 5, 11])
+@pytest.mark.parametrize("aggregation", ["fedbuff, size: 3", "fedavg, clients_per_round: 3"])
+def test_interrupted_while_asking_the_server(
+    aggregation: str, call: int, small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path
+) -> None:
+    """A signal that comes while the engine waits for quotes leaves it between two events."""
+    experiment = small(
+        "method.downlink.kind=difference", f"method.aggregation={{kind: {aggregation}}}"
+    )
+    reference = ran(experiment)
+    first = build(experiment, folder=tmp_path / "log")
+    first.begin()
+    calls, real = [], first.runtime.quote
+
+    def quote(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == call:
+            raise Interrupted
+        return real(*arguments)
+
+    first.runtime.quote = quote
+    with pytest.raises(Interrupted):
+        first.run()
+    checkpoint.save(first, tmp_path / "checkpoint")
+    saved = checkpoint.load(tmp_path / "checkpoint")
+    assert saved is not None
+    second = build(experiment, begin_s=saved.state["time_s"], folder=tmp_path / "log")
+    second.events.truncate(saved.state["events_rows"])
+    checkpoint.restore(second, saved)
+    second.run()
+    assert ended(second).digest == reference.digest
+
+
 def test_keeps_a_number_and_nothing_half_written(small: Any, build: Any, tmp_path: Path) -> None:
     """Old checkpoints go, and what a crash left half written is not read."""
     engine = build(small())

@@ -608,6 +608,20 @@ def test_a_client_that_holds_the_version_is_sent_nearly_nothing(small: Any, ran:
     assert min(row["downlink_bytes"] for row in first) > 1000
 
 
+def test_the_asked_density_reaches_the_clients(small: Any, ran: Any) -> None:
+    """With `auto` a ballot has as many votes as the server asked for with its base version."""
+    result = ran(
+        small(
+            "method.uplink={kind: signs, density: auto, uncovered: 0.5, scope: model}",
+            "method.aggregation={kind: majority-vote, voters: 4, size: 4}",
+        )
+    )
+    parameters = result.engine.schema.parameters
+    first = [row["nonzeros"] for row in result.of("arrived") if row["base_version"] == 0]
+    assert max(first) == -(-parameters * np.log(2) // 4)
+    assert min(first) > 0.5 * max(first)  # pixels that are always 0 abstain
+
+
 def test_measures_go_to_the_version_that_was_tested(small: Any, ran: Any) -> None:
     """With a slow evaluator, MLflow's figures are of the tested version, not of the newest."""
 

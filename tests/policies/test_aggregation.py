@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import get_args
 
 import numpy as np
@@ -369,6 +370,17 @@ def test_majority_vote_weighs_lateness_and_counts_heads() -> None:
     batch = ballots([1, 0], [-1, 1], [-1, 0], weights=(1.0, 0.4, 0.4))
     moved = after(MajorityVote(voters=3, size=3, step=1, quorum=2), vector(0, 0), batch)
     np.testing.assert_array_equal(moved, [-1, 0])
+
+
+def test_a_tie_of_late_votes_is_a_tie() -> None:
+    """One fresh and one late for, the same against: nothing moves, in whatever order they come."""
+    weights = (2**-0.5, 1.0, 1.0, 2**-0.5)
+    batch = ballots([1], [1], [-1], [-1], weights=weights)
+    policy = MajorityVote(voters=4, size=4, step=1)
+    for order in permutations(batch):
+        assert after(policy, vector(0), order).tolist() == [0]
+    again = policy.apply(vector(0), policy.start(schema(1)), batch, 1)
+    assert again.measures["ties"] == 1
 
 
 def test_majority_vote_takes_the_latest_of_each_client() -> None:

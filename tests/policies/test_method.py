@@ -182,6 +182,8 @@ def test_masks_need_a_model_that_all_know() -> None:
         assert list(mask_misfits(NoPruning(), downlink, Packed())) == []
     for lossless in (Difference(), SparseDownlink(), DenseDownlink()):
         assert list(mask_misfits(FedMap(), lossless, Packed())) == []
+    (refusal,) = mask_misfits(FedMap(), Difference(), Signs())
+    assert "votes are counted over all" in refusal
     (refusal,) = mask_misfits(FedMap(), Difference(), SparseWeights())
     assert "Choose one" in refusal
 

@@ -125,6 +125,14 @@ def test_fedmap_of_each_tensor() -> None:
     assert keep(policy) == [0, 1, 2, 6, 7, 8, 11]
 
 
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+def test_fedmap_leaves_something(scope: str) -> None:
+    """A density that rounds to nothing leaves the largest, of the model or of each tensor."""
+    schedule = {"kind": "linear", "until": 1}
+    policy = FedMap.model_validate({"density": 0.001, "schedule": schedule, "scope": scope})
+    assert keep(policy) == ([6, 7, 11] if scope == "model" else [0, 6, 7, 11])
+
+
 def test_fedmap_says_nothing_when_nothing_goes() -> None:
     """No new mask where the share has not changed, or the version is none to prune at."""
     policy = FedMap(density=0.5, schedule={"kind": "linear", "until": 10}, every=5)

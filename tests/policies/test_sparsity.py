@@ -5,6 +5,7 @@ What all uplinks must do stands here, with top-k and dense; the others have file
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -232,8 +233,8 @@ def test_contract(policy: UplinkPolicy, drawn: tuple[Vector, Base]) -> None:
 @settings(max_examples=10)
 @given(trained())
 def test_least_bits(policy: UplinkPolicy, drawn: tuple[Vector, Base]) -> None:
-    """No payload's values take fewer bits; levels and signs promise nothing."""
-    weights, start = drawn
+    """No payload's values take fewer bits where no mask is; levels and signs promise nothing."""
+    weights, start = drawn[0], replace(drawn[1], mask=None)
     content, _ = policy.compress(weights, start, policy.start(start.schema), rng())
     coding = "fp32" if content.code is None else content.code.coding
     assert 0 <= policy.least_bits(start.schema) <= content.nonzeros * BITS.get(coding, 0)
@@ -254,7 +255,7 @@ def test_diverged_training(policy: UplinkPolicy, bad: float, at: Any) -> None:
     content, after = policy.compress(weights, start, state, rng())
     assert content.code is None
     check_content(content, start)
-    assert content.nonzeros * 32 >= policy.least_bits(tensors)
+    assert start.mask is not None or content.nonzeros * 32 >= policy.least_bits(tensors)
     StateLayout(state).pack(after)
     with pytest.raises(WireError, match="not finite"):
         check_finite(received(policy, content, start))
@@ -387,6 +388,23 @@ def test_count_of_each_tensor() -> None:
     assert isinstance(sent, Sparse)
     assert sent.positions.tolist() == [0, 1, 5, 8, 9]
     assert policy.least_bits(start.schema) == 5 * 32
+
+
+@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+def test_only_what_lives_is_sent(policy: UplinkPolicy) -> None:
+    """Under a mask nothing outside it is sent, and a share is one of the survivors."""
+    living = np.array([1, 2, 3, 5, 8, 13, 21, 34])
+    tensors = ModelSchema((TensorSpec("w", (40,), prunable=True),))
+    start = Base(np.zeros(40, np.float32), tensors, mask=Mask(1, living))
+    weights = np.linspace(1, 2, 40, dtype=np.float32)
+    state = {name: array + 1 for name, array in policy.start(tensors).items()}
+    content, _ = policy.compress(weights, start, state, rng())
+    sent = content.touches()
+    if policy.kind not in {"qsgd", "threshold", "sparse-weights"}:
+        assert sent is not None
+        assert set(sent.tolist()) <= set(living.tolist())
+        density = getattr(policy, "density", 1.0)
+        assert content.nonzeros <= (8 if density == "auto" else np.ceil(density * 8))
 
 
 # ---------------------------------------------------------------- dense
