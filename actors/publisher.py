@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from policies.aggregation import Applied
-from policies.sparsity import DownlinkPolicy, Masks
+from policies.sparsity import DownlinkPolicy, LaggingDownlink, Masks
 from policies.types import (
     Address,
     Arrays,
@@ -149,7 +149,7 @@ class Publisher:
         before = self._public
         values, buffers = model[: self._schema.parameters], model[self._schema.parameters :]
         step = None
-        if self._policy.lags() and applied is not None:
+        if isinstance(self._policy, LaggingDownlink) and applied is not None:
             step = self._policy.step(values - before.values, self._schema)
         if step is not None:
             values = before.values.copy()

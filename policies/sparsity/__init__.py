@@ -12,6 +12,7 @@ from policies.sparsity.downlink import (
     Difference,
     Downlink,
     DownlinkPolicy,
+    LaggingDownlink,
     SparseDownlink,
     TopKDownlink,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Downlink",
     "DownlinkPolicy",
     "FedMap",
+    "LaggingDownlink",
     "Masks",
     "NoPruning",
     "Packed",

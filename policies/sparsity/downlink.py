@@ -7,6 +7,7 @@ server's one residual.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, WrapValidator
@@ -43,14 +44,22 @@ class DownlinkPolicy(Policy):
         """Say whether the public model is the server's own."""
         return not self.lags() and self.coding() == "fp32"
 
+
+class LaggingDownlink(DownlinkPolicy):
+    """Lets the public model follow the server's by steps."""
+
+    def lags(self) -> bool:
+        """Say yes."""
+        return True
+
+    @abstractmethod
     def step(self, behind: Vector, schema: ModelSchema) -> Sparse:
-        """Return what a version adds to a public model that lags.
+        """Return what a version adds to the public model.
 
         Args:
             behind: The server's model minus the public one, shape (P,); it must not change.
             schema: The model's tensors.
         """
-        raise NotImplementedError(f"{self.kind} lags and must define step{behind.shape}, {schema}")
 
 
 class DenseDownlink(DownlinkPolicy):
@@ -103,7 +112,7 @@ class Difference(DownlinkPolicy):
         return self.ring
 
 
-class TopKDownlink(DownlinkPolicy):
+class TopKDownlink(LaggingDownlink):
     """Let the public model follow the server's by its largest differences.
 
     The server keeps the rest: ``step = top_k(model - public); public += step``. A client that
@@ -134,10 +143,6 @@ class TopKDownlink(DownlinkPolicy):
     def ring_bytes(self) -> int:
         """Return `ring`."""
         return self.ring
-
-    def lags(self) -> bool:
-        """Say yes."""
-        return True
 
     def step(self, behind: Vector, schema: ModelSchema) -> Sparse:
         """Return the largest differences as they are received."""

@@ -74,13 +74,18 @@ def cut_and_resumed(experiment: Any, at: int, build: Any, ended: Any, folder: Pa
     checkpoint.save(first, folder / "checkpoint")
     first.events.append("lost", time_s=0.0)  # what comes after a checkpoint must go
     first.events.flush()
+    return resumed(experiment, build, ended, folder), cut.busy
+
+
+def resumed(experiment: Any, build: Any, ended: Any, folder: Path) -> Any:
+    """Let a fresh engine go on from the checkpoint in a folder to its end."""
     saved = checkpoint.load(folder / "checkpoint")
     assert saved is not None
     second = build(experiment, begin_s=saved.state["time_s"], folder=folder / "log")
     second.events.truncate(saved.state["events_rows"])
     checkpoint.restore(second, saved)
     second.run()
-    return ended(second), cut.busy
+    return ended(second)
 
 
 @pytest.mark.parametrize(
@@ -132,13 +137,7 @@ def test_cut_after_a_rollback(
     with pytest.raises(Interrupted):
         first.run()
     checkpoint.save(first, tmp_path / "checkpoint")
-    saved = checkpoint.load(tmp_path / "checkpoint")
-    assert saved is not None
-    second = build(experiment, begin_s=saved.state["time_s"], folder=tmp_path / "log")
-    second.events.truncate(saved.state["events_rows"])
-    checkpoint.restore(second, saved)
-    second.run()
-    assert ended(second).digest == reference.digest
+    assert resumed(experiment, build, ended, tmp_path).digest == reference.digest
 
 
 @pytest.mark.parametrize("call", [1, 2, 5, 11])
@@ -165,13 +164,7 @@ def test_interrupted_while_asking_the_server(
     with pytest.raises(Interrupted):
         first.run()
     checkpoint.save(first, tmp_path / "checkpoint")
-    saved = checkpoint.load(tmp_path / "checkpoint")
-    assert saved is not None
-    second = build(experiment, begin_s=saved.state["time_s"], folder=tmp_path / "log")
-    second.events.truncate(saved.state["events_rows"])
-    checkpoint.restore(second, saved)
-    second.run()
-    assert ended(second).digest == reference.digest
+    assert resumed(experiment, build, ended, tmp_path).digest == reference.digest
 
 
 def test_keeps_a_number_and_nothing_half_written(small: Any, build: Any, tmp_path: Path) -> None:
