@@ -148,10 +148,8 @@ class Publisher:
         """
         before = self._public
         values, buffers = model[: self._schema.parameters], model[self._schema.parameters :]
-        step = None
         if isinstance(self._policy, LaggingDownlink) and applied is not None:
             step = self._policy.step(values - before.values, self._schema)
-        if step is not None:
             values = before.values.copy()
             step.add_to(values, 1.0)
             applied = Applied({}, [step.positions], step)
