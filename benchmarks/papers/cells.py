@@ -2,8 +2,7 @@
 
 A cell is an experiment with a seed. Cells run in this process's children without Ray, which gives
 the same digests as Ray does. Each result is one line of a file under results/, named by a hash of
-the whole experiment with every default filled in, so that a script goes on where it stopped and
-never runs a cell twice.
+what the cell asks for, so that a script goes on where it stopped and never runs a cell twice.
 """
 
 from __future__ import annotations
@@ -56,12 +55,6 @@ KEPT: Final = (
     "downlink_entropy_bytes", "mean_staleness", "energy_joules",
 )  # fmt: skip
 """What is kept of a run's summary."""
-CHANGES_NOTHING: Final[dict[str, Any]] = {
-    **dict.fromkeys(("name", "checkpoint", "limits", "hosting", "tracking", "wall"), True),
-    "data": {"root"},
-}
-"""Sections of an experiment that no figure here depends on."""
-
 Record = dict[str, Any]
 T = TypeVar("T", float, str)
 
@@ -142,10 +135,13 @@ class Cell:
             whole["data"] = whole["data"] | {"root": root}
         return Document.parse(json.dumps(whole), self.name).validate(Experiment, CHECKS)
 
-    def key(self, root: str | None) -> str:
-        """Return 16 hex digits that name all that the result depends on, the code apart."""
-        resolved = self.experiment(root).model_dump(mode="json", exclude=CHANGES_NOTHING)
-        found = [resolved, numerics(), metadata.version("latecomer")]
+    def key(self) -> str:
+        """Return 16 hex digits that name what was asked for and the numerics.
+
+        Defaults count by the version of the package alone, so that a new setting with a default
+        that changes nothing makes no result void.
+        """
+        found = [self.seed, self.settings, numerics(), metadata.version("latecomer")]
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -170,7 +166,7 @@ def measure(cell: Cell, root: str | None) -> Record:
         try:
             summary = run(Request(experiment, out, in_process=True), Console(file=nowhere))
         except RunError as error:
-            return _record(cell, root, began, failed=str(error))
+            return _record(cell, began, failed=str(error))
         rows = pq.read_table(out / "events.parquet").to_pylist()
     not_finite = sum(row["reason"] == "not_finite" for row in rows if row["kind"] == "arrived")
     if not_finite or summary.stopped_by == "not_finite":
@@ -186,7 +182,6 @@ def measure(cell: Cell, root: str | None) -> Record:
     shape = experiment.data.shape()
     return _record(
         cell,
-        root,
         began,
         failed=failed,
         parameters=experiment.model.parameters(shape),
@@ -197,9 +192,9 @@ def measure(cell: Cell, root: str | None) -> Record:
     )
 
 
-def _record(cell: Cell, root: str | None, began: float, **more: Any) -> Record:
+def _record(cell: Cell, began: float, **more: Any) -> Record:
     return {
-        "key": cell.key(root),
+        "key": cell.key(),
         "cell": cell.name,
         "seed": cell.seed,
         "numerics": numerics(),
@@ -260,9 +255,8 @@ def _measures(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
 class Book:
     """Results by cell, in a file of one JSON object a line."""
 
-    def __init__(self, path: Path, root: str | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._root = root
         self.records: dict[str, Record] = {}
         self._keys: dict[tuple[str, int], str] = {}
         if path.exists():
@@ -274,7 +268,7 @@ class Book:
         """Return a cell's result, if there is one."""
         where = (cell.name, cell.seed)
         if where not in self._keys:
-            self._keys[where] = cell.key(self._root)
+            self._keys[where] = cell.key()
         return self.records.get(self._keys[where])
 
     def add(self, record: Record) -> None:
@@ -426,7 +420,7 @@ def main(study: Study) -> None:
     arguments = _arguments(study)
     suffix = "-quick" if arguments.quick else ""
     path = arguments.results or HERE / "results" / f"{study.name}{suffix}.jsonl"
-    book = Book(path, arguments.root)
+    book = Book(path)
     began = time.monotonic()
     spent = _work_off(study, book, arguments)
     if arguments.list:
