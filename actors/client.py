@@ -10,21 +10,20 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from actors import faults
 from actors.identity import Identity, identify, join_paths
-from actors.work import Assignment, GroupReceipt, Shards, Work
+from actors.learning.evaluation_torch import Score, score
+from actors.learning.holdings import Description, Holdings
+from actors.work import Assignment, GroupReceipt, Work
 from policies.training import Task
 from policies.types import Buffer, stream, stream_seed
 from policies.update import Base, Masked, ModelSchema
 from policies.wire import Header, Message, StateLayout, decode, encode
-
-if TYPE_CHECKING:
-    from actors.learning.data import DataSet
 
 CACHE_BYTES = 256 * 2**20
 """Examples kept ready for training, a process."""
@@ -36,12 +35,11 @@ _NOTHING: Buffer = np.empty(0, dtype=np.uint8)
 class Client:
     """Trains assignments, for one client or for many."""
 
-    def __init__(self, work: Work, data: DataSet, shards: Shards) -> None:
+    def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
         self._work = work
-        self._data = data
-        self._shards = shards
-        self._model = work.build(data.shape)
+        self._holdings = holdings
+        self._model = work.build(holdings.shape)
         self._layout = StateLayout(work.method.uplink.start(self._model.schema))
         self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._cached_bytes = 0
@@ -68,7 +66,7 @@ class Client:
         received = decode(base, self.schema)
         start = _base(received, self.schema)
         self._model.load(start.values, received.buffers)
-        x, y = self._examples_of(client)
+        x, y = self._examples_of(client, number)
         task = Task(
             stream(seed, "batches", client, number),
             assignment.base.number,
@@ -95,6 +93,33 @@ class Client:
         payload = encode(header, content, buffers, self.schema, start.mask)
         payload = faults.spoil(assignment.fault, payload, assignment.address)
         return payload, self._layout.pack(after)
+
+    def describe(self, clients: Sequence[int]) -> list[Description]:
+        """Count clients' examples; a silo's are loaded now."""
+        return [self._holdings.describe(client) for client in clients]
+
+    def evaluate(self, clients: Sequence[int], message: Buffer) -> list[Score]:
+        """Test a version on the test examples of clients' own.
+
+        Args:
+            clients: Who tests.
+            message: The version, as clients are sent it.
+
+        Returns:
+            A score for each client, in their order; of no examples for those that have none.
+        """
+        received = decode(message, self.schema)
+        self._model.load(received.content.densify(self.schema.parameters), received.buffers)
+        scores = []
+        for client in clients:
+            found = self._holdings.test(client)
+            classes = self._holdings.shape.classes
+            if found is None:
+                scores.append(Score.nothing(client, classes))
+                continue
+            x, y = torch.from_numpy(found.x.copy()), torch.from_numpy(found.y.copy())
+            scores.append(score(client, self._model.module, x, y, classes))
+        return scores
 
     def train_group(
         self,
@@ -134,14 +159,18 @@ class Client:
         receipt = GroupReceipt(tuple(places), tuple(durations), time.process_time() - cpu)
         return np.concatenate(pieces), np.concatenate(states), receipt
 
-    def _examples_of(self, client: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a client's examples as tensors of our own memory, kept for the next time."""
+    def _examples_of(self, client: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a client's examples as tensors of our own memory, kept for the next time.
+
+        Examples that change from one update to the next are not kept.
+        """
         if client in self._examples:
             self._examples.move_to_end(client)
             return self._examples[client]
-        rows = self._shards[client]
-        x = torch.from_numpy(self._data.normalise(self._data.x_train[rows]))
-        y = torch.from_numpy(self._data.y_train[rows].astype(np.int64))
+        found = self._holdings.train(client, number)
+        x, y = torch.from_numpy(found.x), torch.from_numpy(found.y)
+        if not self._holdings.keeps():
+            return x, y
         self._examples[client] = (x, y)
         self._cached_bytes += x.nbytes + y.nbytes
         while self._cached_bytes > CACHE_BYTES and len(self._examples) > 1:
@@ -187,15 +216,22 @@ class ClientActor:
     """The remote shell of `Client`."""
 
     def __init__(
-        self, work: dict[str, Any], paths: Sequence[str], fetch: Callable[[], tuple[Any, Any]]
+        self, work: dict[str, Any], paths: Sequence[str], fetch: Callable[[], Holdings]
     ) -> None:
         join_paths(paths)
-        data, shards = fetch()
-        self._client = Client(Work.model_validate(work), data, shards)
+        self._client = Client(Work.model_validate(work), fetch())
 
     def identity(self) -> Identity:
         """Say who and where this process is."""
         return identify()
+
+    def describe(self, clients: Sequence[int]) -> list[Description]:
+        """Count clients' examples; see `Client.describe`."""
+        return self._client.describe(clients)
+
+    def evaluate(self, clients: Sequence[int], message: Buffer) -> list[Score]:
+        """Test a version; see `Client.evaluate`."""
+        return self._client.evaluate(clients, message)
 
     def train(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Evaluation, evaluate
+from actors.learning.holdings import Dealt, Holdings
 from actors.publisher import whole_message
 from actors.work import Work
 from policies.sparsity import Masks
@@ -16,21 +17,24 @@ from policies.types import Buffer, Version
 from policies.update import ModelSchema
 from policies.wire import decode
 
-if TYPE_CHECKING:
-    from actors.learning.data import DataSet
-
 
 class Evaluator:
     """Tests versions on the test split, which no client ever sees."""
 
-    def __init__(self, work: Work, data: DataSet) -> None:
+    def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
-        self._model = work.build(data.shape)
+        self._model = work.build(holdings.shape)
         self._method = work.method
         self._first = (self._model.params.numpy().copy(), self._model.buffers.numpy().copy())
-        self._classes = data.classes
+        self._classes = holdings.shape.classes
+        self._owners: torch.Tensor | None = None
+        if not isinstance(holdings, Dealt):
+            return  # each client tests on its own
+        data = holdings.data
         self._x = torch.from_numpy(data.normalise(data.x_test).copy())
         self._y = torch.from_numpy(data.y_test.copy())
+        if data.clients_test is not None:
+            self._owners = torch.from_numpy(data.clients_test)
 
     def initial(self) -> tuple[ModelSchema, Buffer]:
         """Return the model's tensors and version 0, drawn from the experiment's seed."""
@@ -45,18 +49,17 @@ class Evaluator:
         received = decode(message, self._model.schema)
         parameters = received.content.densify(self._model.schema.parameters)
         self._model.load(parameters, received.buffers)
-        return evaluate(self._model.module, self._x, self._y, self._classes)
+        return evaluate(self._model.module, self._x, self._y, self._classes, owners=self._owners)
 
 
 class EvaluatorActor:
     """The remote shell of `Evaluator`."""
 
     def __init__(
-        self, work: dict[str, Any], paths: Sequence[str], fetch: Callable[[], tuple[Any, Any]]
+        self, work: dict[str, Any], paths: Sequence[str], fetch: Callable[[], Holdings]
     ) -> None:
         join_paths(paths)
-        data, _ = fetch()
-        self._evaluator = Evaluator(Work.model_validate(work), data)
+        self._evaluator = Evaluator(Work.model_validate(work), fetch())
 
     def identity(self) -> Identity:
         """Say who and where this process is."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import NonNegativeInt
 
-from actors.learning.data import DataSettings
+from actors.learning.data import Data
 from actors.learning.examples import DataShape
 from actors.learning.models import Model
+from actors.learning.shards import Shards
 from policies.base import Settings
 from policies.method import Method
 from policies.types import Address, Version, stream_seed
@@ -19,12 +17,14 @@ from policies.types import Address, Version, stream_seed
 if TYPE_CHECKING:
     from policies.training.flat_torch import FlatModel
 
+__all__ = ["Assignment", "GroupReceipt", "Shards", "Work"]
+
 
 class Work(Settings):
     """The part of an experiment that actors need; it crosses processes as plain JSON."""
 
     seed: NonNegativeInt
-    data: DataSettings
+    data: Data
     model: Model
     method: Method
 
@@ -70,35 +70,3 @@ class GroupReceipt(NamedTuple):
     places: tuple[tuple[int, int], ...]
     durations_s: tuple[float, ...]
     cpu_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Shards:
-    """Which examples each client has, for any number of clients in two arrays.
-
-    Attributes:
-        order: All clients' example indices, end to end, shape (n,).
-        bounds: Where each client's begin, shape (clients + 1,).
-    """
-
-    order: npt.NDArray[np.int64]
-    bounds: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, parts: list[npt.NDArray[np.int64]]) -> Shards:
-        """Lay a list of index arrays end to end."""
-        bounds = np.cumsum([0, *(part.size for part in parts)], dtype=np.int64)
-        order = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-        return cls(order, bounds)
-
-    def __len__(self) -> int:
-        """Count clients."""
-        return self.bounds.size - 1
-
-    def __getitem__(self, client: int) -> npt.NDArray[np.int64]:
-        """Return a client's example indices."""
-        return self.order[self.bounds[client] : self.bounds[client + 1]]
-
-    def examples(self, client: int) -> int:
-        """Count a client's examples."""
-        return int(self.bounds[client + 1] - self.bounds[client])

@@ -27,11 +27,14 @@ class Slot:
         types: The members of the union there, or the one type.
         tag: The field that tells the members apart, or "".
         default: What stands there when the file is silent, or None.
+        rest: Says what a tag means that no member has (`own_member(tag)`, a model), and which tag
+            is meant where there is none (`silent`); None for a family of policies.
     """
 
     types: tuple[Any, ...] = ()
     tag: str = ""
     default: Any = None
+    rest: Any = None
 
     @classmethod
     def of(cls, annotation: Any) -> Slot:
@@ -41,7 +44,8 @@ class Slot:
         if origin is Annotated:
             inner, *extras = get_args(annotation)
             slot = cls.of(inner)
-            return replace(slot, tag=next(filter(None, map(_discriminator, extras)), slot.tag))
+            tag = next(filter(None, map(_discriminator, extras)), slot.tag)
+            return replace(slot, tag=tag, rest=_rest(extras) or slot.rest)
         if origin in (Union, types.UnionType):
             slots = [cls.of(member) for member in get_args(annotation)]
             members = tuple(one for slot in slots for one in slot.types)
@@ -55,18 +59,24 @@ class Slot:
         """Read a model's field, whose outermost `Annotated` pydantic has taken apart."""
         slot = cls.of(info.annotation)
         tags = map(_discriminator, [info, *info.metadata])
+        rest = _rest(info.metadata) or slot.rest
         default = None
         if not info.default_factory_takes_validated_data:
             default = info.get_default(call_default_factory=True)
-        return replace(slot, tag=next(filter(None, tags), slot.tag), default=default)
+        tag = next(filter(None, tags), slot.tag)
+        return replace(slot, tag=tag, default=default, rest=rest)
 
     def models(self, data: Any) -> list[type[BaseModel]]:
         """Return the models that `data` may mean: the one of its kind, or all where none says."""
         found = [t for t in self.types if inspect.isclass(t) and issubclass(t, BaseModel)]
-        if not self.tag or not isinstance(data, dict) or self.tag not in data:
+        if not self.tag or not isinstance(data, dict):
             return found
-        kind = data[self.tag]
+        kind = data.get(self.tag, self.rest and self.rest.silent)
+        if kind is None and self.tag not in data:
+            return found
         if isinstance(kind, str) and ":" in kind:
+            if self.rest is not None:
+                return [self.rest.own_member(kind)]
             try:
                 return [own_class(kind, Policy)]
             except PydanticCustomError:
@@ -96,6 +106,10 @@ class Slot:
             if inner is not None:
                 return Slot.of(inner)
         return Slot()
+
+
+def _rest(extras: Iterable[Any]) -> Any:
+    return next((extra for extra in extras if hasattr(extra, "own_member")), None)
 
 
 def _discriminator(extra: Any) -> str:

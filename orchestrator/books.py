@@ -8,14 +8,19 @@ written into a checkpoint (`dump`) and read back.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from statistics import fmean, pstdev
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from actors.publisher import Shipment
 from orchestrator.runtime import Handle, Place
-from policies.types import Address, Outcome, Version
+from policies.types import Address, Outcome, Verdict, Version
 
 
 class Kind(IntEnum):
@@ -23,12 +28,13 @@ class Kind(IntEnum):
 
     STAGE = 0
     RESOLVE = 1
-    ARRIVE = 2
-    CLOSE_ROUND = 3
-    PUBLISH = 4
-    EVALUATE = 5
-    GUARD = 6
-    SELECT = 7
+    LEAVE = 2
+    ARRIVE = 3
+    CLOSE_ROUND = 4
+    PUBLISH = 5
+    EVALUATE = 6
+    GUARD = 7
+    SELECT = 8
 
 
 class Event(NamedTuple):
@@ -122,6 +128,11 @@ class Roster:
         """Whether this one can be asked."""
         return not self._busy[client] and not self._out[client]
 
+    def askable(self) -> npt.NDArray[np.bool_]:
+        """Return who can be asked, shape (size,)."""
+        busy, out = (np.frombuffer(flags, dtype=np.bool_) for flags in (self._busy, self._out))
+        return np.logical_not(busy | out)
+
     def dispatch(self, client: int) -> Address:
         """Make a client busy; return the address of its next update."""
         if not self.is_idle(client):
@@ -170,6 +181,32 @@ class Roster:
         roster.next_number = dict(map(tuple, data["next_number"]))
         roster.strikes = dict(map(tuple, data["strikes"]))
         return roster
+
+
+class Present:
+    """Who can be asked among those who are there.
+
+    Args:
+        roster: Who is idle.
+        there: Who is there, shape (size,).
+    """
+
+    def __init__(self, roster: Roster, there: npt.NDArray[np.bool_]) -> None:
+        self._askable = roster.askable() & there
+
+    @property
+    def size(self) -> int:
+        """Clients in the fleet."""
+        return self._askable.size
+
+    @property
+    def idle(self) -> int:
+        """How many can be asked."""
+        return int(np.count_nonzero(self._askable))
+
+    def is_idle(self, client: int) -> bool:
+        """Whether this one can be asked."""
+        return bool(self._askable[client])
 
 
 class ClientStates:
@@ -236,6 +273,7 @@ class VersionStore:
     def __init__(self) -> None:
         self._handles: dict[Version, Handle] = {}
         self._whole: dict[Version, Shipment | None] = {}
+        self._nonzeros: dict[Version, int] = {}
         self._users: dict[Version, int] = {}
         self._newest: Version | None = None
 
@@ -244,16 +282,18 @@ class VersionStore:
         self._handles[version] = handle
         self._users[version] = 1
 
-    def publish(self, version: Version, whole: Shipment | None) -> None:
+    def publish(self, version: Version, whole: Shipment | None, nonzeros: int) -> None:
         """Make a version the newest; the one before goes once nobody uses it.
 
         Args:
             version: Newer than the newest.
             whole: What sending it takes; None where that depends on what a client holds.
+            nonzeros: Parameters that are not zero.
         """
         if self._newest is not None and version <= self._newest:
             raise ValueError(f"{version} cannot follow {self._newest}")
         self._whole[version] = whole
+        self._nonzeros[version] = nonzeros
         before, self._newest = self._newest, version
         if before is not None:
             self.release(before)
@@ -273,6 +313,10 @@ class VersionStore:
         """Return what sending a published version takes, if that is the same for all."""
         return self._whole[version]
 
+    def nonzeros(self, version: Version) -> int:
+        """Return how many parameters of a published version are not zero."""
+        return self._nonzeros[version]
+
     def hold(self, version: Version) -> Handle:
         """Count one more user of a version, and return its handle."""
         self._users[version] += 1
@@ -284,15 +328,17 @@ class VersionStore:
         if not self._users[version]:
             del self._users[version], self._handles[version]
             self._whole.pop(version, None)
+            self._nonzeros.pop(version, None)
 
     def __contains__(self, version: Version) -> bool:
         """Whether somebody still needs it."""
         return version in self._handles
 
-    def items(self) -> list[tuple[Version, int, Shipment | None, Handle]]:
-        """Return (version, users, whole, handle) in order, for a checkpoint."""
+    def items(self) -> list[tuple[Version, int, Shipment | None, int, Handle]]:
+        """Return (version, users, whole, nonzeros, handle) in order, for a checkpoint."""
         return [
-            (v, self._users[v], self._whole.get(v), self._handles[v]) for v in sorted(self._handles)
+            (v, self._users[v], self._whole.get(v), self._nonzeros.get(v, 0), self._handles[v])
+            for v in sorted(self._handles)
         ]
 
     def put(
@@ -300,6 +346,7 @@ class VersionStore:
         version: Version,
         users: int,
         whole: Shipment | None,
+        nonzeros: int,
         handle: Handle,
         *,
         newest: bool,
@@ -308,8 +355,23 @@ class VersionStore:
         self._handles[version] = handle
         self._users[version] = users
         self._whole[version] = whole
+        self._nonzeros[version] = nonzeros
         if newest:
             self._newest = version
+
+
+def tail_accuracy(accuracies: Sequence[float]) -> float:
+    """Average the last tenth of the evaluations, at least one."""
+    return fmean(_tail(accuracies)) if accuracies else math.nan
+
+
+def accuracy_swing(accuracies: Sequence[float]) -> float:
+    """Return the standard deviation over the last tenth of the evaluations."""
+    return pstdev(_tail(accuracies)) if accuracies else math.nan
+
+
+def _tail(accuracies: Sequence[float]) -> Sequence[float]:
+    return accuracies[-math.ceil(len(accuracies) / 10) :]
 
 
 @dataclass(slots=True)
@@ -333,6 +395,7 @@ class Ledger:
     energy_j: float = 0.0
     device_s: float = 0.0
     wasted_device_s: float = 0.0
+    wasted_bytes: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     accuracies: list[float] = field(default_factory=list)
 
@@ -351,16 +414,31 @@ class Ledger:
         """Updates whose end is open."""
         return self.dispatched - self.committed - self.rejected - self.superseded - self.lost
 
-    def settle(self, outcome: Outcome, reason: str, device_s: float) -> None:
-        """Count an update that will not be committed."""
-        if outcome is Outcome.REJECTED:
+    def settle(self, verdict: Verdict, device_s: float, sent: int) -> None:
+        """Count an update that will not be committed.
+
+        Args:
+            verdict: Why not.
+            device_s: Seconds of the device and its links that went into it.
+            sent: Bytes both ways.
+        """
+        if verdict.outcome is Outcome.REJECTED:
             self.rejected += 1
-        elif outcome is Outcome.SUPERSEDED:
+        elif verdict.outcome is Outcome.SUPERSEDED:
             self.superseded += 1
-        elif outcome is Outcome.LOST:
+        elif verdict.outcome is Outcome.LOST:
             self.lost += 1
+        reason = verdict.reason.value
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
         self.wasted_device_s += device_s
+        self.wasted_bytes += sent
+
+    def tested(self, device_s: float, energy_j: float, downlink: int, uplink: int) -> None:
+        """Count what a client's test took."""
+        self.device_s += device_s
+        self.energy_j += energy_j
+        self.downlink_bytes += downlink
+        self.uplink_bytes += uplink
 
     def dump(self) -> dict[str, Any]:
         """Return all of it."""

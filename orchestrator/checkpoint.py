@@ -24,9 +24,6 @@ from actors.publisher import Shipment
 from actors.server import Committed, Delivery, Receipt, Snapshot
 from orchestrator.books import (
     ClientStates,
-    Event,
-    EventQueue,
-    Kind,
     Ledger,
     Resources,
     Roster,
@@ -36,15 +33,18 @@ from orchestrator.engine import Engine
 from orchestrator.plan import Flight, Round
 from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
 from orchestrator.stages import Compute, Download, Stage, Upload
+from orchestrator.timetable import Leg
 from policies.guards import StopReason
-from policies.types import Address, Buffer, ExperimentError, Version
+from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Download": Download,
     "Compute": Compute,
     "Upload": Upload,
 }
+_PLAIN: Final = ("at", "trained_s", "device_s", "energy_j", "uplink_bytes", "accepted")
+"""Fields of a flight that are plain values, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,7 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
     last = engine.last_evaluation
     return {
         "time_s": engine.clock.now_s(),
-        "queue": engine.queue.dump(),
-        "blocked": [list(event) for event in engine.blocked],
+        "turns": engine.turns.dump(),
         "resources": engine.resources.dump(engine.clock.now_s()),
         "roster": engine.roster.dump(),
         "ledger": engine.ledger.dump(),
@@ -173,12 +172,13 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "stopped": asdict(engine.stopped) if engine.stopped else None,
         "best": engine.best,
         "last_evaluation": [last[0], asdict(last[1])] if last else None,
-        "evaluations": list(engine.evaluations),
+        "exams": engine.examiner.dump(),
+        "whole_bytes": engine.whole_bytes,
         "receipts": [(v, _receipt(p.result())) for v, p in engine.receipts.items()],
         "last_number": sorted(server.last_number.items()),
         "versions": [
-            (v, users, whole, v == newest, blobs.save(f"version/{v.number}", handle))
-            for v, users, whole, handle in engine.versions.items()
+            (v, users, whole, nonzeros, v == newest, blobs.save(f"version/{v.number}", handle))
+            for v, users, whole, nonzeros, handle in engine.versions.items()
         ],
         "states": [
             (c, n, committed, blobs.save(f"state/{c}/{n}", place))
@@ -202,12 +202,10 @@ def _flight(flight: Flight, in_buffer: bool, blobs: _Blobs) -> dict[str, Any]:
         "base": flight.base,
         "state": blobs.save(f"from/{client}/{number}", flight.state) if flight.state else None,
         "stages": [[type(s).__name__, asdict(s)] for s in flight.stages],
-        "seconds": flight.seconds,
-        "at": flight.at,
-        "trained_s": flight.trained_s,
-        "device_s": flight.device_s,
-        "energy_j": flight.energy_j,
-        "accepted": flight.accepted,
+        "held": flight.held,
+        "density": flight.density,
+        "legs": flight.legs,
+        **{name: getattr(flight, name) for name in _PLAIN},
         "payload": blobs.save(f"payload/{client}/{number}", payload) if payload else None,
     }
 
@@ -224,8 +222,7 @@ class _Reader:
     def read(self) -> None:
         engine, state = self._engine, self._state
         self._server()
-        engine.queue = EventQueue.load(state["queue"])
-        engine.blocked = [Event(t, Kind(k), c, n) for t, k, c, n in state["blocked"]]
+        engine.turns.load(state["turns"])
         engine.resources = Resources(state["resources"])
         engine.roster = Roster.load(state["roster"])
         engine.ledger = Ledger(**state["ledger"])
@@ -242,15 +239,13 @@ class _Reader:
         self._states()
         if state["last_evaluation"]:
             version, found = state["last_evaluation"]
-            found |= {name: tuple(found[name]) for name in ("recall", "support")}
+            found |= {name: tuple(found[name]) for name in ("recall", "support", "by_owner")}
             engine.last_evaluation = (Version(*version), Evaluation(**found))
         best = state["best"]
         engine.best = (best[0], Version(*best[1])) if best else None
         engine.receipts = {Version(*v): Ready(_read_receipt(r)) for v, r in state["receipts"]}
-        for version in state["evaluations"]:
-            named = Version(*version)
-            handle = engine.versions.handle(named)
-            engine.evaluations[named] = engine.runtime.evaluate(handle)
+        engine.whole_bytes = state["whole_bytes"]
+        engine.examiner.load(state["exams"], engine.versions.handle)
         self._flights()
 
     def _handle(self, name: str) -> Handle:
@@ -272,15 +267,16 @@ class _Reader:
         head = Version(*self._state["head"])
         snapshot = Snapshot(head, self._arrays["server/model"], memory, last)
         rows = self._state["versions"]  # in their order; `newest` is what clients are sent now
-        since = next(index for index, (_, _, _, newest, _) in enumerate(rows) if newest)
+        since = next(index for index, (*_, newest, _) in enumerate(rows) if newest)
         versions = [self._handle(name) for *_, name in rows[since:]]
         self._engine.runtime.restore(snapshot, versions)
 
     def _versions(self) -> None:
         versions = VersionStore()
-        for version, users, whole, newest, name in self._state["versions"]:
+        for version, users, whole, nonzeros, newest, name in self._state["versions"]:
             shipment = None if whole is None else Shipment(*whole)
-            versions.put(Version(*version), users, shipment, self._handle(name), newest=newest)
+            handle = self._handle(name)
+            versions.put(Version(*version), users, shipment, nonzeros, handle, newest=newest)
         self._engine.versions = versions
 
     def _states(self) -> None:
@@ -298,9 +294,11 @@ class _Reader:
                 Address(*row["address"]),
                 Version(*row["base"]),
                 self._place(row["state"]) if row["state"] else None,
+                Version(*row["held"]) if row["held"] else None,
+                row["density"],
                 tuple(_STAGES[name](**values) for name, values in row["stages"]),
-                tuple(row["seconds"]),
-                *(row[name] for name in ("at", "trained_s", "device_s", "energy_j", "accepted")),
+                tuple(_leg(*leg) for leg in row["legs"]),
+                *(row[name] for name in _PLAIN),
             )
             engine.flights[flight.address] = flight
             in_work = engine.clock.kind == "virtual" or not isinstance(
@@ -308,7 +306,7 @@ class _Reader:
             )
             if row["payload"]:
                 self._deliver(flight, row["payload"])
-            elif not flight.accepted and in_work:
+            elif not flight.accepted and in_work and not flight.doomed:
                 engine.submit(flight)
 
     def _deliver(self, flight: Flight, name: str) -> None:
@@ -316,6 +314,10 @@ class _Reader:
         delivery = Delivery(flight.address, flight.base, 0, int(payload.size))
         self._engine.runtime.deliver([delivery], payload)
         flight.finished = Finished(None, self._place(name))
+
+
+def _leg(begin_s: float, end_s: float, busy_s: float, done: float, lost: str) -> Leg:
+    return Leg(begin_s, end_s, busy_s, done, Reason(lost))
 
 
 def _read_receipt(data: dict[str, Any]) -> Receipt:

@@ -26,6 +26,9 @@ Overrides = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="A running Ray: auto, or host:port. Without it one is started.")
 ]
+MlflowUri = Annotated[
+    str | None, typer.Option(help="MLflow server or database; MLFLOW_TRACKING_URI by default.")
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as it printed it.")]
 RunAddress = Annotated[str, typer.Option("--address", help="The Ray that the run is on.")]
 
@@ -51,6 +54,9 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Pooled actors.")] = None,
     address: Address = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    check_kpis: Annotated[
+        bool, typer.Option("--check-kpis", help="Exit with 3 if a KPI is not met.")
+    ] = False,
 ) -> None:
     """Run an experiment, or go on with one."""
     from orchestrator import request as requests  # noqa: PLC0415  # pydantic, late
@@ -74,6 +80,8 @@ def run(
     except runs.Killed as killed:
         raise SystemExit(killed.exit_code) from None
     show(summary, wanted.out, wanted.experiment, console)
+    if check_kpis and not all(kpi["met"] for kpi in summary.kpis.values()):
+        raise SystemExit(3)
 
 
 @app.command()
@@ -100,6 +108,63 @@ def schema() -> None:
     from orchestrator.experiment import json_schema  # noqa: PLC0415
 
     sys.stdout.write(json_schema())
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN ...",
+            help="Runs' folders, folders of such, MLflow run ids or names, experiment:NAME.",
+        ),
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures, too.")] = None,
+    mlflow_uri: MlflowUri = None,
+    sort: Annotated[str | None, typer.Option(metavar="KEY", help="What comes first.")] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Accuracy to reach; 95 % of the best by default.")
+    ] = None,
+) -> None:
+    """Put runs side by side: accuracy, time, bytes and energy; seeds are averaged over."""
+    from orchestrator import compare as comparing  # noqa: PLC0415  # Arrow, late
+
+    console = Console()
+    found = comparing.compare(runs, uri=mlflow_uri, sort=sort, target=target)
+    if html is not None:
+        comparing.write(found, html)
+    comparing.show(found, console)
+    if html is not None:
+        console.print(f"page     {html}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(help="An experiment file that is to fit here.")
+    ] = None,
+    address: Address = None,
+    mlflow_uri: MlflowUri = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look for what would keep a run from working, and say the way out."""
+    from orchestrator import doctor as doctors  # noqa: PLC0415  # numpy, late
+
+    findings = doctors.examine(file, address=address, uri=mlflow_uri)
+    doctors.show(findings, Console(), as_json=as_json)
+    if any(finding.level == "trouble" for finding in findings):
+        raise SystemExit(1)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A data source.")],
+    to: Annotated[Path | None, typer.Option(help="Folder; a cache by default.")] = None,
+) -> None:
+    """Get a data set, or say how."""
+    from orchestrator import fetch as fetching  # noqa: PLC0415  # pydantic, late
+
+    print(fetching.fetch(name, to))  # noqa: T201  # a line for the file, also in a pipe
 
 
 @app.command()

@@ -7,6 +7,7 @@ event makes, so that an interrupted run stands between two events and can be che
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -20,21 +21,28 @@ from actors.work import Assignment
 from orchestrator.books import (
     ClientStates,
     Event,
-    EventQueue,
     Kind,
     Ledger,
+    Present,
     Resources,
     Roster,
     VersionStore,
+    accuracy_swing,
+    tail_accuracy,
 )
-from orchestrator.clock import Clock, WallClock
+from orchestrator.clock import Clock
+from orchestrator.examiner import Examiner
 from orchestrator.fleet import Fleet
+from orchestrator.journal import Journal
 from orchestrator.log import Log
 from orchestrator.observe import Observer, Point
 from orchestrator.plan import Flight, Plan, Round
 from orchestrator.runtime import Finished, Job, Pending, Runtime
-from orchestrator.stages import Compute, Download, Stage, Upload, plain_training
+from orchestrator.stages import Compute, Download, Upload, plain_training
+from orchestrator.timetable import Timetable
+from orchestrator.turns import Turns
 from policies.guards import Figures, StopReason
+from policies.selection import IdleClients
 from policies.types import (
     ACCEPTED,
     Address,
@@ -47,9 +55,6 @@ from policies.types import (
     stream,
 )
 from policies.wire import least_bytes
-
-POLL_S = 0.05
-"""Longest wait on the wall before the engine looks round."""
 
 
 class Control(Protocol):
@@ -87,6 +92,8 @@ class Engine:
         self.runtime = runtime
         self.clock = clock
         self.events = events
+        self._journal = Journal(events, clock)
+        self._timetable = Timetable(fleet, delays=plan.delays)
         self._control = control
         self._observers = observers
         self._between_events = between_events
@@ -96,7 +103,7 @@ class Engine:
         masked = plan.method.pruning.masks()  # then nobody knows how few values will live
         least_bits = 0.0 if masked else plan.method.uplink.least_bits(self.schema)
         self._least_bytes = least_bytes(least_bits, self.schema)
-        self.queue = EventQueue()
+        self.turns = Turns(clock, self)
         self.resources = Resources()
         self.roster = Roster(len(fleet))
         self.states = ClientStates()
@@ -108,20 +115,21 @@ class Engine:
         self.buffer: list[Address] = []
         self.head = Version(0, 0)  # the newest version committed, published or not
         self.receipts: dict[Version, Pending[Receipt]] = {}
-        self.evaluations: dict[Version, Pending[Evaluation]] = {}
+        self.examiner = Examiner(plan.examination, fleet, self._timetable, runtime)
         self.held: dict[int, Version] = {}  # the newest version that each client was sent
         self.measures: dict[Version, dict[str, float]] = {}  # of versions that are being tested
         self.last_evaluation: tuple[Version, Evaluation] | None = None
         self.best: tuple[float, Version] | None = None
         self.selections = 0
         self.points = 0
+        self.whole_bytes = 0  # of a version that a client without any is sent
         self.stopped: StopReason | None = None
         self.paused = False
-        self.blocked: list[Event] = []
         self.versions.add(self.head, initial)
         self._handlers: dict[Kind, Callable[[Event], None]] = {
             Kind.STAGE: self._on_stage,
             Kind.RESOLVE: self._on_resolve,
+            Kind.LEAVE: self._on_leave,
             Kind.ARRIVE: self._on_arrive,
             Kind.CLOSE_ROUND: self._on_close_round,
             Kind.PUBLISH: self._on_publish,
@@ -136,20 +144,17 @@ class Engine:
         """Publish and evaluate version 0, and ask the first clients."""
         message = self.runtime.fetch(self.versions.handle(self.head))
         whole = self.runtime.quote([None], self.head)[0]
-        self.versions.publish(self.head, None if self.plan.method.downlink.ring_bytes() else whole)
+        self.whole_bytes = whole.bytes
         parameters = whole_model(message, self.schema)[: self.schema.parameters]
-        self.events.append(
-            "published",
-            time_s=0.0,
-            version=0,
-            lineage=0,
-            nonzeros=int(np.count_nonzero(parameters)),
-            hash=xxhash.xxh3_128_hexdigest(message.data),
+        nonzeros = int(np.count_nonzero(parameters))
+        self.versions.publish(
+            self.head, None if self.plan.method.downlink.ring_bytes() else whole, nonzeros
         )
+        self._journal.published(self.head, nonzeros, xxhash.xxh3_128_hexdigest(message.data))
         self._evaluate(self.head, duration_s=0.0)
         limit = self.plan.stop.virtual_seconds
         if limit is not None:
-            self.queue.push(Event(limit, Kind.GUARD, 0, 0))
+            self.turns.push(Event(limit, Kind.GUARD, 0, 0))
         self._select()
 
     def run(self) -> None:
@@ -162,65 +167,28 @@ class Engine:
         while True:
             self._between_events(self)
             self._listen()
-            event = self._next()
+            event = self.turns.next()
             if event is None:
                 break
             self.clock.reach(event.time_s)
             self._handlers[event.kind](event)
         if self.stopped is None:
-            gone = self.roster.quarantined
-            raise RunError(
-                f"nobody is left to ask at version {self.head.number}: {len(gone)} of "
-                f"{self.roster.size} clients are in quarantine and {len(self.buffer)} updates "
-                f"wait for a version that takes {self._pacing.size}. Reasons so far: "
-                f"{self.ledger.reasons or 'none'}. A smaller learning rate helps against "
-                "not_finite."
-            )
+            raise RunError(self._nobody())
 
-    def _next(self) -> Event | None:
-        """Return the next event once all that it needs is here; None if there is none."""
-        if isinstance(self.clock, WallClock):
-            return self._next_on_the_wall(self.clock)
-        top = self.queue.peek()
-        if top is None:
-            return None
-        needed = self._needed(top)
-        if needed is not None:
-            needed.result()
-        return self.queue.pop()
+    def _nobody(self) -> str:
+        """Say why nobody can be asked any more."""
+        out = len(self.roster.quarantined)
+        left = len(self.fleet) - self.fleet.will_return(self.clock.now_s())
+        gone = f" and {left} have left for good" if left else ""
+        return (
+            f"nobody is left to ask at version {self.head.number}: {out} of "
+            f"{self.roster.size} clients are in quarantine{gone}, and {len(self.buffer)} updates "
+            f"wait for a version that takes {self._pacing.size}. Reasons so far: "
+            f"{self.ledger.reasons or 'none'}. A smaller learning rate helps against not_finite, "
+            "a fleet with more clients or fleet.availability against absences."
+        )
 
-    def _next_on_the_wall(self, clock: WallClock) -> Event | None:
-        while True:
-            still: list[Event] = []
-            for event in self.blocked:
-                if self._is_ready(event):
-                    self.queue.push(event._replace(time_s=clock.read_s()))
-                else:
-                    still.append(event)
-            self.blocked = still
-            top = self.queue.peek()
-            if top is None and not still:
-                return None
-            now = clock.read_s()
-            if top is not None and top.time_s <= now:
-                event = self.queue.pop()
-                if self._is_ready(event):
-                    return event
-                self.blocked.append(event)
-                continue
-            wait = POLL_S if top is None else min(POLL_S, clock.wall_s(top.time_s - now))
-            self.runtime.pump(wait)
-            self._between_events(self)
-            self._listen()
-
-    def _is_ready(self, event: Event) -> bool:
-        """Say whether an event can be handled; versions are published in their order."""
-        if event.kind is Kind.PUBLISH and self._named(event) != next(iter(self.receipts)):
-            return False
-        needed = self._needed(event)
-        return needed is None or needed.done()
-
-    def _needed(self, event: Event) -> Pending[Any] | None:
+    def needed(self, event: Event) -> Pending[Any] | None:
         """Return what must be here before an event can be handled."""
         if event.kind in {Kind.STAGE, Kind.RESOLVE, Kind.ARRIVE}:
             flight = self.flights[Address(event.client, event.number)]
@@ -231,8 +199,18 @@ class Engine:
         if event.kind is Kind.PUBLISH:
             return self.receipts[self._named(event)]
         if event.kind is Kind.EVALUATE:
-            return self.evaluations[self._named(event)]
+            return self.examiner.pending(self._named(event))
         return None
+
+    def in_order(self, event: Event) -> bool:
+        """Say whether an event's turn has come; versions are published in their order."""
+        return event.kind is not Kind.PUBLISH or self._named(event) == next(iter(self.receipts))
+
+    def look_round(self, wait_s: float) -> None:
+        """Let time pass on the wall, and see what has come meanwhile."""
+        self.runtime.pump(wait_s)
+        self._between_events(self)
+        self._listen()
 
     def _named(self, event: Event) -> Version:
         """Return the version that an event names: its lineage stands in `client`."""
@@ -267,22 +245,18 @@ class Engine:
 
     def _select(self) -> None:
         """Ask for clients once everything else of this moment is done."""
-        self.queue.push(Event(self.clock.now_s(), Kind.SELECT, 0, self.selections))
+        self.turns.push(Event(self.clock.now_s(), Kind.SELECT, 0, self.selections))
 
     def _on_select(self, event: Event) -> None:
         if event.number != self.selections or not self._may_commit():
             return  # the same moment asked twice, or nobody's update could count any more
         if self.versions.newest.lineage != self.head.lineage:
             return  # a rollback is about to be published, and would supersede the work
-        count = self._wanted()
-        chosen: Sequence[int] = ()
-        if count > 0:
-            rng = stream(self.plan.seed, "select", 0, event.number)
-            chosen = self.plan.method.selection.choose(self.roster, count, rng)
+        chosen, short = self._choose(event.number)
         try:
             shipments = self._quotes(chosen)
         except BaseException:  # nothing has changed yet: a checkpoint has this event still
-            self.queue.push(event)
+            self.turns.push(event)
             raise
         self.selections += 1
         for client, shipment in zip(chosen, shipments, strict=True):
@@ -291,7 +265,32 @@ class Engine:
             self.round = Round(self.round.number + 1, open=True, members=len(chosen))
             if self._pacing.deadline_s is not None:
                 close = self.clock.now_s() + self._pacing.deadline_s
-                self.queue.push(Event(close, Kind.CLOSE_ROUND, 0, self.round.number))
+                self.turns.push(Event(close, Kind.CLOSE_ROUND, 0, self.round.number))
+        if short:
+            self._look_again()
+
+    def _choose(self, number: int) -> tuple[Sequence[int], bool]:
+        """Return whom to ask, and whether more would be asked if they were there."""
+        count = self._wanted()
+        if count <= 0:
+            return (), False
+        clients: IdleClients = self.roster
+        if not self.fleet.always_there:
+            now = self.clock.now_s()
+            clients = Present(self.roster, self.fleet.present(now))
+            if self._pacing.cohort is not None:  # a round begins when all that it asks are there
+                count = min(count, self.fleet.will_return(now) - len(self.roster.quarantined))
+                if clients.idle < count:
+                    return (), True
+        rng = stream(self.plan.seed, "select", 0, number)
+        chosen = self.plan.method.selection.choose(clients, count, rng)
+        return chosen, len(chosen) < count and not self.fleet.always_there
+
+    def _look_again(self) -> None:
+        """Ask again when the next client comes."""
+        comes_s = self.fleet.next_arrival(self.clock.now_s())
+        if comes_s < math.inf:
+            self.turns.push(Event(comes_s, Kind.SELECT, 0, self.selections))
 
     def _wanted(self) -> int:
         if self._pacing.cohort is None:
@@ -316,31 +315,22 @@ class Engine:
             int(self.plan.examples[client]), self.plan.forward_flops
         )
         stages = plain_training(shipment.bytes, flops, self._least_bytes)
-        seconds = tuple(self._duration(address, stage) for stage in stages)
-        flight = Flight(address, base, self.states.current(client), stages, seconds)
+        density = self.versions.nonzeros(base) / max(self.schema.parameters, 1)
+        legs = self._timetable.legs(address, stages, self.clock.now_s(), density)
+        flight = Flight(address, base, self.states.current(client), held, density, stages, legs)
         self.flights[address] = flight
         self.flying += 1
         self.ledger.dispatched += 1
         self.ledger.downlink_bytes += shipment.bytes
         self.ledger.downlink_entropy_bytes += shipment.entropy_bytes
-        self.events.append(
-            "dispatched",
-            time_s=self.clock.now_s(),
-            client=client,
-            number=address.number,
-            base_version=base.number,
-            lineage=base.lineage,
-            held_version=None if held is None else held.number,
-            downlink_bytes=shipment.bytes,
-            downlink_entropy_bytes=shipment.entropy_bytes,
-        )
-        if self.clock.kind == "virtual":
+        self._journal.dispatched(address, base, held, shipment)
+        if self.clock.kind == "virtual" and not flight.doomed:
             self.submit(flight)
         self._enter(flight)
 
     def submit(self, flight: Flight) -> None:
         """Hand a flight's work to the runtime."""
-        due = flight.trained_s or self.clock.now_s() + sum(flight.seconds[flight.at :])
+        due = flight.trained_s or flight.legs[-1].end_s
         fault = self.plan.faults.get(flight.address, "")
         assignment = Assignment(flight.address, flight.base, fault)
         flight.job = self.runtime.submit(
@@ -349,59 +339,79 @@ class Engine:
 
     # ------------------------------------------------------------ stages
 
-    def _duration(self, address: Address, stage: Stage) -> float:
-        """Return what a stage takes by itself, in seconds; of an upload, the least."""
-        if not self.plan.delays:
-            return 0.0
-        client, number = address
-        if isinstance(stage, Download):
-            return self.fleet.download_s(client, stage.bytes)
-        if isinstance(stage, Compute):
-            return self.fleet.compute_s(client, number, stage.flops)
-        return self.fleet.upload_s(client, stage.least_bytes)
-
     def _enter(self, flight: Flight) -> None:
-        """Queue for the resource of the flight's present stage."""
+        """Begin the flight's present stage."""
         stage = flight.stages[flight.at]
-        client = flight.address.client
-        now = self.clock.now_s()
-        duration = flight.seconds[flight.at]
-        if isinstance(stage, Upload):
-            least = duration if self.clock.kind == "virtual" else 0.0
-            self.queue.push(Event(now + least, Kind.RESOLVE, *flight.address))
-            return
-        if isinstance(stage, Download):
-            end = self.resources.serve(f"downlink/{client}", now, duration)
-            flight.energy_j += self.fleet.transfer_j(client, duration)
+        if self.clock.kind == "wall":  # now is when it really begins
+            leg = self._timetable.leg(flight.address, stage, self.clock.now_s(), flight.density)
+            flight.legs = (*flight.legs[: flight.at], leg)
+        leg = flight.legs[flight.at]
+        if leg.lost:
+            self.turns.push(Event(leg.end_s, Kind.LEAVE, *flight.address))
+        elif isinstance(stage, Upload):
+            end = leg.end_s if self.clock.kind == "virtual" else leg.begin_s
+            self.turns.push(Event(end, Kind.RESOLVE, *flight.address))
         else:
-            if flight.job is None:
+            if isinstance(stage, Compute) and flight.job is None:
                 self.submit(flight)
-            end = self.resources.serve(f"device/{client}", now, duration)
-            flight.energy_j += self.fleet.compute_j(client, duration)
-        flight.device_s += duration
-        self.queue.push(Event(end, Kind.STAGE, *flight.address))
+            self.turns.push(Event(leg.end_s, Kind.STAGE, *flight.address))
 
     def _on_stage(self, event: Event) -> None:
         """End one stage and enter the next."""
         flight = self.flights[Address(event.client, event.number)]
+        self._charge(flight)
         if isinstance(flight.stages[flight.at], Compute):
             flight.trained_s = self.clock.now_s()
         flight.at += 1
         self._enter(flight)
 
+    def _charge(self, flight: Flight) -> None:
+        """Count what the present leg took of the device or its link."""
+        leg, client = flight.legs[flight.at], flight.address.client
+        flight.device_s += leg.busy_s
+        computing = isinstance(flight.stages[flight.at], Compute)
+        joules = self.fleet.compute_j if computing else self.fleet.transfer_j
+        flight.energy_j += joules(client, leg.busy_s)
+
     def _on_resolve(self, event: Event) -> None:
         """Learn what the payload really is, and so when it arrives."""
         flight = self.flights[Address(event.client, event.number)]
-        client, now = event.client, self.clock.now_s()
+        now = self.clock.now_s()
         admission = self._finished(flight).admission
         if admission is None:
-            self.queue.push(Event(now, Kind.ARRIVE, *flight.address))
+            self.turns.push(Event(now, Kind.ARRIVE, *flight.address))
             return
-        duration = self.fleet.upload_s(client, admission.uplink_bytes) if self.plan.delays else 0.0
-        end = self.resources.serve(f"uplink/{client}", flight.trained_s, duration)
-        flight.device_s += duration
-        flight.energy_j += self.fleet.transfer_j(client, duration)
-        self.queue.push(Event(max(end, now), Kind.ARRIVE, *flight.address))
+        leg = self._timetable.upload(flight.address, flight.trained_s, admission.uplink_bytes)
+        flight.legs = (*flight.legs[: flight.at], leg)
+        self._charge(flight)
+        kind = Kind.LEAVE if leg.lost else Kind.ARRIVE
+        self.turns.push(Event(max(leg.end_s, now), kind, *flight.address))
+
+    def _on_leave(self, event: Event) -> None:
+        """Count an update as lost whose client went away or gave up."""
+        flight = self.flights[Address(event.client, event.number)]
+        stage, leg = flight.stages[flight.at], flight.legs[flight.at]
+        if flight.finished is None:  # else the upload is charged already
+            self._charge(flight)
+        if isinstance(stage, Download):
+            self._holds(event.client, flight.held)
+        elif isinstance(stage, Upload):
+            admission = flight.finished.admission if flight.finished else None
+            size = admission.uplink_bytes if admission else stage.least_bytes
+            flight.uplink_bytes = int(leg.done * size)
+            self.ledger.uplink_bytes += flight.uplink_bytes
+        self._land(flight)
+        self._journal.lost(flight, leg.lost)
+        self._give_up(flight, Verdict(Outcome.LOST, leg.lost))
+        self._commit_if_due()
+        self._select()
+
+    def _holds(self, client: int, version: Version | None) -> None:
+        """Note what a client has; None is nothing."""
+        if version is None:
+            self.held.pop(client, None)
+        else:
+            self.held[client] = version
 
     def _finished(self, flight: Flight) -> Finished:
         """Return what came of a flight's job."""
@@ -416,13 +426,7 @@ class Engine:
     def _on_arrive(self, event: Event) -> None:
         flight = self.flights[Address(event.client, event.number)]
         finished = self._finished(flight)
-        self.flying -= 1
-        if self.round.open and flight.base == self.head:
-            self.round.members -= 1
-        self.roster.release(event.client)
-        self.versions.release(flight.base)
-        self.ledger.device_s += flight.device_s
-        self.ledger.energy_j += flight.energy_j
+        self._land(flight)
         verdict = self._verdict(flight, finished)
         self._note_arrival(flight, finished, verdict)
         if verdict.accepted:
@@ -431,11 +435,20 @@ class Engine:
             self.buffer.append(flight.address)
             self._serve(flight)
         else:
-            self.ledger.settle(verdict.outcome, verdict.reason, flight.device_s)
-            self._drop(flight)
+            self._give_up(flight, verdict)
         self._strike(event.client, verdict)
         self._commit_if_due()
         self._select()
+
+    def _land(self, flight: Flight) -> None:
+        """Make a flight's client free again, and count what it has spent."""
+        self.flying -= 1
+        if self.round.open and flight.base == self.head:
+            self.round.members -= 1
+        self.roster.release(flight.address.client)
+        self.versions.release(flight.base)
+        self.ledger.device_s += flight.device_s
+        self.ledger.energy_j += flight.energy_j
 
     def _verdict(self, flight: Flight, finished: Finished) -> Verdict:
         """Judge an update: what the server found by itself, then its place in the run."""
@@ -461,40 +474,22 @@ class Engine:
         return ACCEPTED
 
     def _note_arrival(self, flight: Flight, finished: Finished, verdict: Verdict) -> None:
-        found: dict[str, Any] = {}
         admission = finished.admission
         if admission is not None:
+            flight.uplink_bytes = admission.uplink_bytes
             self.ledger.uplink_bytes += admission.uplink_bytes
-            found = {"uplink_bytes": admission.uplink_bytes, "hash": admission.hash}
         if admission is not None and verdict.outcome is not Outcome.SUPERSEDED:
             # Of an older lineage the server may have forgotten the masks: its bytes alone count.
             self.ledger.uplink_entropy_bytes += admission.entropy_bytes
-            found |= {
-                "uplink_entropy_bytes": admission.entropy_bytes,
-                "nonzeros": admission.nonzeros,
-                "examples": admission.examples,
-                "loss": admission.loss,
-            }
-        self.events.append(
-            "arrived",
-            time_s=self.clock.now_s(),
-            client=flight.address.client,
-            number=flight.address.number,
-            base_version=flight.base.number,
-            lineage=flight.base.lineage,
-            staleness=self.head.number - flight.base.number,
-            outcome=verdict.outcome.value,
-            reason=verdict.reason.value,
-            device_s=flight.device_s,
-            energy_j=flight.energy_j,
-            detail=verdict.detail,
-            **found,
-        )
+        staleness = self.head.number - flight.base.number
+        self._journal.arrived(flight, admission, verdict, staleness=staleness)
 
-    def _drop(self, flight: Flight) -> None:
-        """Forget an update that comes to nothing."""
+    def _give_up(self, flight: Flight, verdict: Verdict) -> None:
+        """Forget an update that comes to nothing, and count what it has cost."""
+        self.ledger.settle(verdict, flight.device_s, flight.bytes)
         del self.flights[flight.address]
-        self.runtime.discard([flight.address])
+        if flight.finished is not None or flight.job is not None:
+            self.runtime.discard([flight.address])
 
     def _strike(self, client: int, verdict: Verdict) -> None:
         """Count what speaks against a client; quarantine it when that is enough."""
@@ -504,13 +499,7 @@ class Engine:
             self.roster.strikes[client] = strikes
         if strikes != before and self.plan.quarantine.applies(strikes):
             self.roster.quarantine(client)
-            self.events.append(
-                "quarantined",
-                time_s=self.clock.now_s(),
-                client=client,
-                reason=verdict.reason.value,
-                detail=f"{strikes} in a row",
-            )
+            self._journal.quarantined(client, verdict.reason.value, strikes)
 
     def _serve(self, flight: Flight) -> None:
         """Let the modelled server take an update; it serves in the order of arrival."""
@@ -559,7 +548,7 @@ class Engine:
         if self.clock.kind == "virtual":
             publishing = self.plan.server.service_s(2.0 * self.schema.size)
             end = self.resources.serve("server", now, publishing)
-        self.queue.push(Event(end, Kind.PUBLISH, self.head.lineage, self.head.number))
+        self.turns.push(Event(end, Kind.PUBLISH, self.head.lineage, self.head.number))
 
     def _on_close_round(self, event: Event) -> None:
         """At the deadline, take what has come; if nothing has, the next update closes it."""
@@ -581,28 +570,15 @@ class Engine:
         for address in self.buffer:
             flight = self.flights[address]
             self.states.supersede(address)
-            self.ledger.settle(Outcome.SUPERSEDED, Reason.OLD_LINEAGE, flight.device_s)
-            self.events.append(
-                "superseded",
-                time_s=self.clock.now_s(),
-                client=address.client,
-                number=address.number,
-                lineage=flight.base.lineage,
-                outcome=Outcome.SUPERSEDED.value,
-                reason=Reason.OLD_LINEAGE.value,
-            )
+            verdict = Verdict(Outcome.SUPERSEDED, Reason.OLD_LINEAGE)
+            self.ledger.settle(verdict, flight.device_s, flight.bytes)
+            self._journal.superseded(flight)
             del self.flights[address]
         self.runtime.discard(self.buffer)
         self.buffer = []
         receipt, handle = self.runtime.rollback(self.head, self.versions.handle(target))
         self.head = Version(self.head.number + 1, self.head.lineage + 1)
-        self.events.append(
-            "rolled_back",
-            time_s=self.clock.now_s(),
-            version=self.head.number,
-            lineage=self.head.lineage,
-            base_version=target.number,
-        )
+        self._journal.rolled_back(self.head, target)
         self._await_version(receipt, handle)
         self.round.open = False
         return True
@@ -611,48 +587,23 @@ class Engine:
         version = self._named(event)
         receipt = self.receipts[version].result()
         del self.receipts[version]
-        now = self.clock.now_s()
         for entry in receipt.committed:
             flight = self.flights.pop(entry.address)
             self.states.commit(entry.address)
             self.ledger.committed += 1
             self.ledger.staleness_sum += entry.staleness
-            self.events.append(
-                "committed",
-                time_s=now,
-                client=entry.address.client,
-                number=entry.address.number,
-                version=version.number,
-                lineage=version.lineage,
-                base_version=flight.base.number,
-                staleness=entry.staleness,
-                weight=entry.weight,
-            )
-        self.versions.publish(version, receipt.whole)
-        self.events.append(
-            "published",
-            time_s=now,
-            version=version.number,
-            lineage=version.lineage,
-            nonzeros=receipt.nonzeros,
-            hash=receipt.hash,
-        )
+            self._journal.committed(entry, version, flight.base)
+        self.versions.publish(version, receipt.whole, receipt.nonzeros)
+        self._journal.published(version, receipt.nonzeros, receipt.hash)
         for name, value in receipt.measures:
-            self.events.append(
-                "measured",
-                time_s=now,
-                version=version.number,
-                lineage=version.lineage,
-                measure=name,
-                value=value,
-            )
-        if version.number % self.plan.every_versions == 0:
+            self._journal.measured(version, name, value)
+        if version.number % self.plan.examination.settings.every_versions == 0:
             self._evaluate(version)
         if self.stopped is None:
             self._stop_if(self.plan.stop.after_publish(self._figures()))
         elif not self.receipts:
             self._evaluate(version)
-        if version in self.evaluations:
+        if version in self.examiner:
             self.measures[version] = dict(receipt.measures)
         self._select()
 
@@ -661,33 +612,35 @@ class Engine:
     def _evaluate(self, version: Version, duration_s: float | None = None) -> None:
         """Have a version tested; the result is known when the modelled evaluator is done."""
         last = self.last_evaluation
-        if version in self.evaluations or (last is not None and version <= last[0]):
+        if version in self.examiner or (last is not None and version <= last[0]):
             return
-        self.evaluations[version] = self.runtime.evaluate(self.versions.hold(version))
         now = self.clock.now_s()
-        end = now
-        if self.clock.kind == "virtual":
-            if duration_s is None:
-                flops = self.plan.forward_flops * self.plan.test_examples
-                duration_s = self.plan.server.service_s(flops)
-            end = self.resources.serve("evaluator", now, duration_s)
-        self.queue.push(Event(end, Kind.EVALUATE, version.lineage, version.number))
+        if duration_s is None:
+            duration_s = self.plan.server.service_s(self.plan.evaluation_flops)
+        end = self.examiner.begin(
+            version,
+            self.versions.hold(version),
+            size=self.whole_bytes,
+            now_s=now,
+            resources=self.resources,
+            service_s=duration_s,
+        )
+        if self.clock.kind == "wall":
+            end = now
+        self.turns.push(Event(end, Kind.EVALUATE, version.lineage, version.number))
 
     def _on_evaluate(self, event: Event) -> None:
         version = self._named(event)
-        result = self.evaluations[version].result()
-        del self.evaluations[version]
+        result, tests = self.examiner.finish(version)
+        for test, score in tests:
+            self.ledger.tested(
+                test.device_s, test.energy_j, test.downlink_bytes, test.uplink_bytes
+            )
+            self._journal.tested(version, test, score)
         if self.last_evaluation is None or version > self.last_evaluation[0]:
             self.last_evaluation = (version, result)
         self.ledger.accuracies.append(result.accuracy)
-        self.events.append(
-            "evaluated",
-            time_s=self.clock.now_s(),
-            version=version.number,
-            lineage=version.lineage,
-            accuracy=result.accuracy,
-            loss=result.loss,
-        )
+        self._journal.evaluated(version, result)
         if self.best is None or result.accuracy > self.best[0]:
             if self.best is not None:
                 self.versions.release(self.best[1])
@@ -718,6 +671,9 @@ class Engine:
             "lineage": self.head.lineage,
             "time_s": self.clock.now_s(),
             "accuracy": last[1].accuracy if last else None,
+            "tail_accuracy": tail_accuracy(ledger.accuracies),
+            "best_accuracy": max(ledger.accuracies, default=math.nan),
+            "accuracy_swing": accuracy_swing(ledger.accuracies),
             "updates": ledger.committed,
             "rejected_updates": ledger.rejected,
             "superseded_updates": ledger.superseded,
@@ -731,6 +687,7 @@ class Engine:
             "energy_joules": ledger.energy_j,
             "device_seconds": ledger.device_s,
             "wasted_device_seconds": ledger.wasted_device_s,
+            "wasted_bytes": ledger.wasted_bytes,
         }
 
     def _figures(self, accuracies: tuple[float, ...] = (), loss: float = 0.0) -> Figures:
@@ -752,16 +709,15 @@ class Engine:
         if self.stopped is not None:
             return
         self.stopped = reason
-        self.events.append(
-            "guard", time_s=self.clock.now_s(), reason=reason.guard, detail=reason.text
-        )
-        self.queue.keep(frozenset({Kind.PUBLISH, Kind.EVALUATE}))
-        self.blocked = [e for e in self.blocked if e.kind in {Kind.PUBLISH, Kind.EVALUATE}]
+        self._journal.guard(reason)
+        self.turns.keep(frozenset({Kind.PUBLISH, Kind.EVALUATE}))
         if not self.receipts:
             self._evaluate(self.versions.newest)
 
 
 METRICS = (
+    "tail_accuracy",
+    "best_accuracy",
     "updates",
     "rejected_updates",
     "superseded_updates",
@@ -775,5 +731,6 @@ METRICS = (
     "energy_joules",
     "device_seconds",
     "wasted_device_seconds",
+    "wasted_bytes",
 )
 """Figures of `Engine.status` that are tracked at every evaluation."""

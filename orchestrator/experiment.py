@@ -9,23 +9,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from actors.faults import Fault
 from actors.identity import join_paths
-from actors.learning.data import DataSettings, DataShape
+from actors.learning.data import Data, DataSettings, DataShape
 from actors.learning.models import Model, ModelPolicy
+from actors.learning.natural import Natural
+from actors.learning.sources.packaged import Mnist5k
+from actors.learning.sources.silos import Silos
 from actors.work import Work
 from orchestrator.clock import WallSettings
 from orchestrator.document import Check, Document
-from orchestrator.fleet import FleetSettings, ServerSettings, fits
+from orchestrator.fleet import FleetSettings, ServerSettings, fits, training_bytes
+from orchestrator.kpis import Kpis
 from orchestrator.tracking import TrackingSettings
 from policies.aggregation import AggregationPolicy
 from policies.base import Settings
-from policies.guards import Quarantine, Stop
+from policies.guards import Load, Quarantine, Stop
 from policies.method import (
     Method,
     absorption_misfits,
@@ -52,13 +56,30 @@ def _name(name: str) -> str:
 
 
 class Evaluate(Settings):
-    """How often a version is tested.
+    """The section `evaluate`: how versions are tested.
 
     Attributes:
+        kind: `central` on the test split; `federated` at the clients, on test examples of their
+            own, which natural partitions and silos have.
         every_versions: Version 0 and the last one are tested always.
+        share: Of the clients, drawn for each version; federated alone.
+        deadline: Results that would come later than this after the version are left out; the
+            earliest one counts in any case. Federated alone.
     """
 
+    kind: Literal["central", "federated"] = "central"
     every_versions: PositiveInt = 10
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    deadline: Annotated[Seconds, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _share_is_federated(self) -> Self:
+        if self.kind == "central" and (self.share < 1 or self.deadline is not None):
+            raise ValueError(
+                "share and deadline are for federated evaluation. Set kind: federated, or remove "
+                "them."
+            )
+        return self
 
 
 class Checkpoints(Settings):
@@ -95,6 +116,7 @@ class Guards(Settings):
     """What a figure leads to, besides the end of the run."""
 
     quarantine: Quarantine = Quarantine()
+    load: Load = Load()
 
 
 class PlannedFault(Settings):
@@ -126,13 +148,14 @@ class Experiment(Settings):
         limits: How long anything is waited for.
         faults: Planned faults, to see that a run survives them.
         tracking: Where MLflow is.
+        kpis: Conditions on the run's figures: shown live, judged at the end.
     """
 
     name: Annotated[str, AfterValidator(_name)]
     seed: NonNegativeInt = 0
     clock: Literal["virtual", "wall"] = "virtual"
     wall: WallSettings = WallSettings()
-    data: DataSettings = DataSettings()
+    data: Data = Mnist5k()
     model: Model
     fleet: FleetSettings
     server: ServerSettings = ServerSettings()
@@ -145,10 +168,17 @@ class Experiment(Settings):
     limits: Limits = Limits()
     faults: tuple[PlannedFault, ...] = ()
     tracking: TrackingSettings = TrackingSettings()
+    kpis: Kpis = Field(default_factory=dict)
 
     def work(self) -> Work:
         """Return what actors are told."""
         return Work(seed=self.seed, data=self.data, model=self.model, method=self.method)
+
+    def training_bytes(self, shape: DataShape) -> int:
+        """Return the memory that training takes on a device."""
+        parameters = self.model.parameters(shape)
+        activations = self.model.activation_bytes(shape)
+        return training_bytes(parameters, activations, self.method.training.batch_size)
 
 
 Finding = Iterator[tuple[str, str]]
@@ -225,11 +255,18 @@ def _shape(data: DataSettings) -> DataShape | None:
 
 def _enough_examples(data: DataSettings, fleet: FleetSettings) -> Finding:
     shape = _shape(data)
-    if shape is not None and fleet.clients > shape.train:
+    if shape is None or isinstance(data, Silos):
+        return
+    try:
+        most = data.partition.most(shape)
+    except ExperimentError as error:
+        yield "data.partition", str(error)
+        return
+    if most is not None and fleet.clients > most.clients:
         yield (
             "fleet.clients",
             (
-                f"must not exceed the {shape.train} training examples of {data.source}, got "
+                f"must not exceed the {most.clients} {most.what} of {data.source}, got "
                 f"{fleet.clients}. Lower it or take a larger source."
             ),
         )
@@ -266,6 +303,47 @@ def _faults_name_clients(fleet: FleetSettings, faults: tuple[PlannedFault, ...])
             )
 
 
+def _tests_are_there(data: DataSettings, evaluate: Evaluate) -> Finding:
+    if isinstance(data, Silos):
+        if evaluate.kind == "central":
+            yield (
+                "evaluate.kind",
+                (
+                    "central needs a common test split, and silos keep their test examples. Take "
+                    "federated."
+                ),
+            )
+        return
+    natural = isinstance(data.partition, Natural)
+    if evaluate.kind == "federated" and not natural:
+        yield (
+            "evaluate.kind",
+            (
+                "federated needs clients with test examples of their own: a natural "
+                f"data.partition, or silos; {data.partition.kind} leaves the test split whole. "
+                "Take central."
+            ),
+        )
+
+
+def _silos_are_the_clients(data: DataSettings, fleet: FleetSettings, hosting: Hosting) -> Finding:
+    if not isinstance(data, Silos):
+        return
+    if fleet.clients != len(data.clients):
+        yield (
+            "fleet.clients",
+            f"must be {len(data.clients)}, one for each name in data.clients, got {fleet.clients}.",
+        )
+    if hosting == "pooled":
+        yield (
+            "hosting",
+            (
+                "must be dedicated for silos: each is loaded inside its own client's actor, got "
+                "pooled. Leave it out."
+            ),
+        )
+
+
 CHECKS = (
     Check(("method.uplink", "method.aggregation"), _fits_together),
     Check(("method.uplink", "method.aggregation", "method.pruning"), _zeros_arrive),
@@ -275,6 +353,8 @@ CHECKS = (
     Check(("fleet", "method.concurrency", "method.aggregation"), _concurrency),
     Check(("data",), _data_is_there),
     Check(("data", "fleet"), _enough_examples),
+    Check(("data", "evaluate"), _tests_are_there),
+    Check(("data", "fleet", "hosting"), _silos_are_the_clients),
     Check(("data", "model", "fleet", "method.training"), _model_fits),
     Check(("fleet", "faults"), _faults_name_clients),
 )

@@ -11,11 +11,11 @@ import numpy as np
 from actors.client import Client
 from actors.evaluator import Evaluator
 from actors.identity import identify, pss_bytes
-from actors.learning.data import DataSet
-from actors.learning.evaluation_torch import Evaluation
+from actors.learning.evaluation_torch import Evaluation, Score
+from actors.learning.holdings import Description, Holdings
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Server, Snapshot
-from actors.work import Shards, Work
+from actors.work import Work
 from orchestrator.runtime import Finished, Handle, Job, Pending, Place, Ready
 from policies.types import Address, Buffer, ExperimentError, Version
 from policies.update import ModelSchema
@@ -26,9 +26,9 @@ T = TypeVar("T")
 class InProcessRuntime:
     """Everything in this process, one thing after the other."""
 
-    def __init__(self, work: Work, data: DataSet, shards: Shards) -> None:
-        self._client = Client(work, data, shards)
-        self._evaluator = Evaluator(work, data)
+    def __init__(self, work: Work, holdings: Holdings) -> None:
+        self._client = Client(work, holdings)
+        self._evaluator = Evaluator(work, holdings)
         self._schema, self._initial = self._evaluator.initial()
         self._server = Server(work, self._schema, self._initial)
 
@@ -89,6 +89,14 @@ class InProcessRuntime:
     def evaluate(self, version: Handle) -> Pending[Evaluation]:
         """Test a version when the result is asked for."""
         return _Deferred(lambda: self._evaluator.evaluate(version))
+
+    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
+        """Test a version at clients when the result is asked for."""
+        return _Deferred(lambda: self._client.evaluate(clients, version))
+
+    def describe(self, clients: Sequence[int]) -> list[Description]:
+        """Count clients' examples."""
+        return self._client.describe(clients)
 
     def snapshot(self, expected: Version) -> Snapshot:
         """Return the server's state."""

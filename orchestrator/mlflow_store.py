@@ -7,6 +7,7 @@ method may raise and may be called again.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import getpass
 import hashlib
 import os
@@ -19,9 +20,12 @@ from typing import Any, Final, Literal
 from filelock import FileLock
 
 from orchestrator.outbox import MAX_METRICS, Status, Waiting
+from policies.types import ExperimentError
 
 MAX_NAMED: Final = 100  # params or tags in one call
 _KEY_TAG: Final = "latecomer.key"
+_EXPERIMENT: Final = "experiment:"
+_PAGE: Final = 1000  # runs in one answer
 _CALM: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the outbox tries again, and stays awake meanwhile
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -154,6 +158,117 @@ class Store:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         name = hashlib.blake2b(str(self._file).encode(), digest_size=8).hexdigest()
         return FileLock(Path(tempfile.gettempdir()) / f"latecomer-mlflow-{name}.lock", timeout=60)
+
+
+class Shelf(Store):
+    """Runs in MLflow, to be read; nothing is made or changed there.
+
+    Args:
+        uri: Of a server or a database; None takes `mlflow.db` in the working folder.
+    """
+
+    def __init__(self, uri: str | None) -> None:
+        super().__init__(uri, note=lambda _: None)
+
+    def open(self, why: str) -> None:
+        """Connect.
+
+        Args:
+            why: What is looked for, for the message.
+
+        Raises:
+            ExperimentError: If there is no such database, or MLflow does not answer.
+        """
+        if self._file is not None and not self._file.exists():
+            raise ExperimentError(
+                f"{why} is no folder, and there is no MLflow database {self._file} to look it up "
+                "in. Name a run's folder, or give --mlflow-uri."
+            )
+        with self._told():
+            self.connect()
+
+    def find(self, wanted: str) -> list[tuple[str, str]]:
+        """Return (id, name) of the runs that are meant, in the order of their start.
+
+        Args:
+            wanted: A run's id or name, or `experiment:NAME` for all of an experiment.
+
+        Raises:
+            ExperimentError: If MLflow knows nothing of that name, or does not answer.
+        """
+        with self._told():
+            experiments = {e.name: e.experiment_id for e in self._client.search_experiments()}
+            if wanted.startswith(_EXPERIMENT):
+                name = wanted.removeprefix(_EXPERIMENT)
+                ids = [experiments[name]] if name in experiments else []
+                known, what = list(experiments), f"experiment {name}"
+            else:
+                name, ids, known, what = wanted, list(experiments.values()), [], f"run {wanted}"
+            runs = [run.info for run in self._search(ids)]
+        if wanted.startswith(_EXPERIMENT):
+            named = runs
+        else:
+            named = [run for run in runs if wanted in (run.run_id, run.run_name)]
+            known = [run.run_name for run in runs]
+        if not named:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ExperimentError(
+                f"there is no folder {wanted}, and MLflow at {without_password(self._uri)} has no "
+                f"{what} with runs.{hint} Name a run's folder, an MLflow run's id or name, or "
+                "experiment:NAME; --mlflow-uri names another store."
+            )
+        return [(run.run_id, run.run_name or run.run_id) for run in named]
+
+    def fetch(self, run_id: str, names: Sequence[str], folder: Path) -> None:
+        """Download those of a run's artifacts that are there.
+
+        Raises:
+            ExperimentError: If MLflow does not give them.
+        """
+        with self._told():
+            there = {item.path for item in self._client.list_artifacts(run_id)}
+            for name in names:
+                if name in there:
+                    self._client.download_artifacts(run_id, name, str(folder))
+
+    def refusal(self) -> str | None:
+        """Say why a server takes no figures, or return None; nothing is written.
+
+        Asks it to log to a run that cannot exist: whoever may write is told that there is no such
+        run.
+        """
+        try:
+            self.connect()
+            self._client.set_tag("0" * 32, "latecomer", "asked")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            if _code(error) == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            return without_password(f"{type(error).__name__}: {error}")
+        return None
+
+    def _search(self, experiments: Sequence[str]) -> Iterator[Any]:
+        """Yield all runs of experiments, page by page."""
+        token: str | None = None
+        while experiments:
+            page = self._client.search_runs(
+                experiments, max_results=_PAGE, order_by=["start_time ASC"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what goes wrong in MLflow into our own words."""
+        try:
+            yield
+        except Exception as error:
+            raise ExperimentError(
+                f"MLflow at {without_password(self._uri)} cannot be read: "
+                f"{without_password(str(error))}. Is it there? --mlflow-uri names another store."
+            ) from error
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

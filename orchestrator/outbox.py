@@ -32,12 +32,34 @@ class Kept(BaseModel):
 
 
 class Waiting(BaseModel):
-    """A point and its place since the run's very beginning."""
+    """A point and its place since the run's very beginning.
+
+    Attributes:
+        begun: Names whose first figure this is, though the run began before.
+    """
 
     serial: int
     version: int
     time_s: float
     metrics: dict[str, float]
+    begun: list[str] = []
+
+
+class Data(BaseModel):
+    """A data set that a run was trained on.
+
+    Attributes:
+        digest: Tells it from others of its name, at most 36 characters.
+        source: Where it comes from, JSON.
+        outline: What an example looks like, in MLflow's JSON.
+        profile: Counts, JSON.
+    """
+
+    name: str
+    digest: str
+    source: str
+    outline: str
+    profile: str
 
 
 class Outbox(BaseModel):
@@ -50,12 +72,18 @@ class Outbox(BaseModel):
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
     points: list[Waiting] = []
+    data: Data | None = None
+    finals: list[Waiting] = []
     artifacts: list[str] = []
+    tables: list[str] = []
+    models: list[str] = []
     status: Status | None = None
 
     def __len__(self) -> int:
+        single = (self.data is not None) + (self.status is not None)
         named = len(self.params) + len(self.tags)
-        return named + len(self.points) + len(self.artifacts) + (self.status is not None)
+        files = len(self.artifacts) + len(self.tables) + len(self.models)
+        return named + len(self.points) + len(self.finals) + files + single
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, str]:

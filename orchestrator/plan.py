@@ -8,24 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from actors.learning.data import DataSet
-from actors.work import Shards
+from actors.learning.examples import DataShape
+from actors.learning.holdings import Sizes
+from orchestrator.examiner import Task
 from orchestrator.experiment import Experiment
-from orchestrator.fleet import Fleet, ServerSettings
+from orchestrator.fleet import ServerSettings
 from orchestrator.runtime import Finished, Pending, Place
-from orchestrator.stages import Stage
+from orchestrator.stages import Download, Stage
+from orchestrator.timetable import Leg
 from policies.guards import Quarantine, Stop
 from policies.method import Method
-from policies.types import Address, Version, stream
-
-
-def deal(experiment: Experiment) -> tuple[DataSet, Shards, Fleet]:
-    """Load the data, deal it out to the clients, and draw their devices."""
-    data = experiment.data.load()
-    parts = experiment.data.partition.split(
-        data.y_train, experiment.fleet.clients, stream(experiment.seed, "partition")
-    )
-    return data, Shards.of(parts), Fleet.draw(experiment.fleet, experiment.seed)
+from policies.types import Address, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +31,9 @@ class Plan:
         stop: When the run has done enough.
         quarantine: When a client is no longer asked.
         server: The modelled server.
-        every_versions: Evaluate every so many versions; version 0 and the last one always.
+        examination: How versions are tested.
         examples: Training examples of each client, shape (clients,).
         forward_flops: Of one example.
-        test_examples: How many an evaluation takes.
         delays: Whether modelled times pass (always, on the virtual clock).
         faults: Planned faults by address.
     """
@@ -51,29 +43,41 @@ class Plan:
     stop: Stop
     quarantine: Quarantine
     server: ServerSettings
-    every_versions: int
+    examination: Task
     examples: np.ndarray[Any, np.dtype[np.int64]]
     forward_flops: float
-    test_examples: int
     delays: bool = True
     faults: Mapping[Address, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment, data: DataSet, shards: Shards) -> Plan:
+    def of(cls, experiment: Experiment, shape: DataShape, sizes: Sizes) -> Plan:
         """Take from an experiment and its data what the engine needs."""
+        forward_flops = float(experiment.model.forward_flops(shape))
         return cls(
             seed=experiment.seed,
             method=experiment.method,
             stop=experiment.stop,
             quarantine=experiment.guards.quarantine,
             server=experiment.server,
-            every_versions=experiment.evaluate.every_versions,
-            examples=np.diff(shards.bounds),
-            forward_flops=float(experiment.model.forward_flops(data.shape)),
-            test_examples=data.shape.test,
+            examination=Task(
+                settings=experiment.evaluate,
+                seed=experiment.seed,
+                forward_flops=forward_flops,
+                test_examples=shape.test,
+                own_examples=sizes.test,
+                classes=shape.classes,
+            ),
+            examples=sizes.train,
+            forward_flops=forward_flops,
             delays=experiment.clock == "virtual" or experiment.wall.delays,
             faults={Address(f.client, f.number): f.fault for f in experiment.faults},
         )
+
+
+    @property
+    def evaluation_flops(self) -> float:
+        """Return what testing on the test split takes."""
+        return self.forward_flops * self.examination.test_examples
 
 
 @dataclass(slots=True)
@@ -81,12 +85,16 @@ class Flight:
     """An assignment under way, until its update is committed or has come to nothing.
 
     Attributes:
+        state: What the client trains with; None before its first update.
+        held: What the client had before this base was sent.
+        density: Share of the base's parameters that are not zero.
         stages: Its process.
-        seconds: What each stage takes by itself; of an upload, the least.
+        legs: When each stage begins and ends, as far as known; of an upload, the shortest.
         at: Which stage it is in.
         trained_s: When the last compute stage ended.
         device_s: Seconds of the device and its links so far.
         energy_j: Joules of them.
+        uplink_bytes: Bytes that it has sent.
         accepted: Whether it waits for its version.
         finished: What came of the job, once that is known.
         job: The job itself; not part of a checkpoint.
@@ -95,15 +103,29 @@ class Flight:
     address: Address
     base: Version
     state: Place | None
+    held: Version | None
+    density: float
     stages: tuple[Stage, ...]
-    seconds: tuple[float, ...]
+    legs: tuple[Leg, ...]
     at: int = 0
     trained_s: float = 0.0
     device_s: float = 0.0
     energy_j: float = 0.0
+    uplink_bytes: int = 0
     accepted: bool = False
     finished: Finished | None = None
     job: Pending[Finished] | None = None
+
+    @property
+    def doomed(self) -> bool:
+        """Whether its client is known to be lost before its work is done."""
+        return bool(self.legs[-1].lost)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes both ways."""
+        down = sum(stage.bytes for stage in self.stages if isinstance(stage, Download))
+        return down + self.uplink_bytes
 
 
 @dataclass(slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from orchestrator.kpis import Verdict
 from orchestrator.observe import Point
 
 REFRESH_S: Final = 0.2
@@ -18,9 +20,16 @@ _BYTES = 1000
 class Progress:
     """A live line in a terminal; elsewhere a plain line at every evaluation."""
 
-    def __init__(self, console: Console, *, versions: int | None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        versions: int | None,
+        judge: Callable[[Mapping[str, Any]], Mapping[str, Verdict]] = lambda _: {},
+    ) -> None:
         self._console = console
         self._versions = versions
+        self._judge = judge
         self._shown = 0.0
         self._live = (
             Live(Text(""), console=console, refresh_per_second=8, transient=True)
@@ -49,16 +58,21 @@ class Progress:
         """Draw the live line."""
         if self._live is not None:
             self._shown = time.monotonic()
-            self._live.update(Text(line(status, self._versions), no_wrap=True, overflow="ellipsis"))
+            self._live.update(Text(self._line(status), no_wrap=True, overflow="ellipsis"))
 
     def point(self, point: Point) -> None:
         """Note an evaluation; in a pipe, print it."""
         if self._live is None:
             status = {**point.metrics, "version": point.version, "time_s": point.time_s}
-            self.say(line(status, self._versions))
+            self.say(self._line(status))
+
+    def _line(self, status: Mapping[str, Any]) -> str:
+        verdicts = self._judge(status).values()
+        kpis = f" | KPIs {sum(v.met is True for v in verdicts)}/{len(verdicts)}" if verdicts else ""
+        return line(status, self._versions) + kpis
 
 
-def line(status: dict[str, Any], versions: int | None = None) -> str:
+def line(status: Mapping[str, Any], versions: int | None = None) -> str:
     """Return a run's figures in one line."""
     accuracy = status.get("accuracy")
     of = f"/{versions}" if versions else ""

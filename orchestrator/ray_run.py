@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from actors.learning.data import DataSet
-from actors.work import Shards
+from actors.learning.holdings import Holdings
 from orchestrator.cluster import connect
 from orchestrator.control import MailboxControl
 from orchestrator.fleet import Fleet
@@ -17,8 +16,7 @@ from orchestrator.request import Request
 
 def start(
     request: Request,
-    data: DataSet,
-    shards: Shards,
+    holdings: Holdings,
     fleet: Fleet,
     *,
     note: Callable[..., None],
@@ -31,8 +29,7 @@ def start(
 
     Args:
         request: What is run.
-        data: All examples.
-        shards: Which are whose.
+        holdings: The clients' examples.
         fleet: Whose resources count.
         note: Takes what the runtime's work took.
         check: Raises `Interrupted` when somebody wants the run to end.
@@ -61,8 +58,7 @@ def start(
     stack.callback(control.close)
     runtime = RayRuntime(
         experiment.work(),
-        data,
-        shards,
+        holdings,
         resources=resources,
         hosting=hosting,
         limits=experiment.limits,

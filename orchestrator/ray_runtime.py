@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from typing import Any, Generic, TypeVar
 
@@ -24,12 +25,12 @@ from ray import exceptions as ray_errors
 from actors.client import ClientActor
 from actors.evaluator import EvaluatorActor
 from actors.identity import Identity, identify, pss_bytes
-from actors.learning.data import DataSet
-from actors.learning.evaluation_torch import Evaluation
+from actors.learning.evaluation_torch import Evaluation, Score
+from actors.learning.holdings import Description, Holdings
 from actors.parameter_server import ParameterServer
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Snapshot
-from actors.work import GroupReceipt, Shards, Work
+from actors.work import GroupReceipt, Work
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
 from orchestrator.hosting import Hosting, demand
@@ -100,19 +101,19 @@ class _Worker:
 
 
 class FromStore:
-    """Fetches data and shards inside an actor, also inside a restarted one.
+    """Fetches the holdings inside an actor, also inside a restarted one.
 
-    The references travel as bytes, so that Ray does not take them for arguments that could be
-    gone when an actor restarts: the driver keeps them for the whole run.
+    The reference travels as bytes, so that Ray does not take it for an argument that could be
+    gone when an actor restarts: the driver keeps it for the whole run.
     """
 
-    def __init__(self, references: Sequence[Any]) -> None:
-        self._references = ray.cloudpickle.dumps(list(references))
+    def __init__(self, reference: Any) -> None:
+        self._reference = ray.cloudpickle.dumps(reference)
 
-    def __call__(self) -> tuple[DataSet, Shards]:
-        """Return both, as views of the node's one copy."""
-        data, shards = ray.get(ray.cloudpickle.loads(self._references))
-        return data, shards
+    def __call__(self) -> Holdings:
+        """Return them, their arrays as views of the node's one copy."""
+        holdings: Holdings = ray.get(ray.cloudpickle.loads(self._reference))
+        return holdings
 
 
 class RayRuntime:
@@ -120,8 +121,7 @@ class RayRuntime:
 
     Args:
         work: What actors are told.
-        data: All examples; one copy a node.
-        shards: Which are whose.
+        holdings: The clients' examples; one copy a node.
         resources: Of each client's actor.
         hosting: One actor a client, or a few for all.
         limits: Deadlines and tries.
@@ -133,8 +133,7 @@ class RayRuntime:
     def __init__(
         self,
         work: Work,
-        data: DataSet,
-        shards: Shards,
+        holdings: Holdings,
         *,
         resources: Sequence[ActorResources],
         hosting: Hosting,
@@ -150,8 +149,8 @@ class RayRuntime:
         self._shared: list[_Task] = []
         self._processes: dict[str, Identity] = {}
         settings = work.model_dump(mode="json")
-        self._data = [ray.put(data), ray.put(shards)]
-        fetch = FromStore(self._data)
+        self._holdings = ray.put(holdings)
+        fetch = FromStore(self._holdings)
         arguments = (settings, list(paths), fetch)
         self._dedicated = hosting.kind == "dedicated"
         self._evaluator = (
@@ -238,6 +237,44 @@ class RayRuntime:
             "an evaluation",
             tries=self._limits.attempts,
         )
+
+    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
+        """Test a version at clients; asks again if an actor dies."""
+        return self._at_clients(
+            clients,
+            lambda actor, part: actor.evaluate.remote(part, version),
+            self._limits.evaluate_s,
+            "a federated evaluation",
+        )
+
+    def describe(self, clients: Sequence[int]) -> list[Description]:
+        """Count clients' examples where they are."""
+        pending: _PendingParts[Description] = self._at_clients(
+            clients,
+            lambda actor, part: actor.describe.remote(part),
+            self._limits.start_s,
+            "clients' examples",
+        )
+        return pending.result()
+
+    def _at_clients(
+        self,
+        clients: Sequence[int],
+        ask: Callable[[Any, list[int]], Any],
+        deadline_s: float,
+        what: str,
+    ) -> _PendingParts[Any]:
+        """Ask the actors of some clients; pooled ones share them evenly."""
+        count = len(self._workers)
+        parts: dict[int, list[int]] = {}
+        for place, client in enumerate(clients):
+            parts.setdefault(client if self._dedicated else place % count, []).append(place)
+        calls = []
+        for worker, places in parts.items():
+            call = partial(ask, self._workers[worker].actor, [clients[p] for p in places])
+            tries = self._limits.attempts
+            calls.append((places, _PendingCall[Any](self, call, deadline_s, what, tries=tries)))
+        return _PendingParts(calls)
 
     def snapshot(self, expected: Version) -> Snapshot:
         """Return the server's state once it has reached a version."""
@@ -608,6 +645,22 @@ class _PendingCall(Generic[T]):
         if self._value is None:
             raise RunError(f"{self._what} has no result")
         return self._value[0]
+
+
+class _PendingParts(Generic[T]):
+    """Lists from several actors, put together in the order that was asked for."""
+
+    def __init__(self, calls: Sequence[tuple[Sequence[int], _PendingCall[list[T]]]]) -> None:
+        self._calls = calls
+
+    def done(self) -> bool:
+        return all(call.done() for _, call in self._calls)
+
+    def result(self) -> list[T]:
+        found: dict[int, T] = {}
+        for places, call in self._calls:
+            found |= zip(places, call.result(), strict=True)
+        return [found[place] for place in sorted(found)]
 
 
 def _options(resources: ActorResources) -> dict[str, Any]:

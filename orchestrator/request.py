@@ -84,7 +84,7 @@ def new(
     """
     experiment, notes = read(file, tuple(assignments))
     _check_job(out, experiment.tracking)
-    folder = out or _fresh_folder(experiment)
+    folder = out or fresh_folder(experiment)
     paths = (str(file.resolve().parent),)
     return Request(experiment, folder, address=address, workers=workers, paths=paths), notes
 
@@ -105,7 +105,7 @@ def again(out: Path, *, address: str | None, workers: int | None) -> Request:
     return Request(experiment, out, address=address, workers=workers, resume=True, paths=paths)
 
 
-def _fresh_folder(experiment: Experiment, base: Path = Path("runs")) -> Path:
+def fresh_folder(experiment: Experiment, base: Path = Path("runs")) -> Path:
     """Return a new folder's path for a run, named by the experiment and the time."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     wanted = base / f"{experiment.name}-{stamp}"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.experiment import Experiment
+from orchestrator.kpis import Verdict
 from orchestrator.progress import seconds, size
 from orchestrator.summary import Summary
 
@@ -42,6 +43,8 @@ def show(summary: Summary, folder: Path, experiment: Experiment, console: Consol
     }
     for name, value in rows.items():
         table.add_row(name, value)
+    for name, kpi in summary.kpis.items():
+        table.add_row(f"KPI {name}", Verdict(**kpi).text())
     console.print(table)
     for text in (
         f"digest   {summary.digest}",

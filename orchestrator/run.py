@@ -10,28 +10,30 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any, Final
 
+import pandas as pd
 from rich.console import Console
 
-from actors.learning.data import DataSet
+from actors.learning.holdings import Holdings, hold
 from actors.server import whole_model
-from actors.work import Shards
-from orchestrator import checkpoint
+from orchestrator import checkpoint, people
 from orchestrator.clock import Clock, VirtualClock, WallClock
 from orchestrator.engine import Control, Engine, Interrupted
 from orchestrator.fleet import Fleet
+from orchestrator.kpis import Verdict, figures, judge
 from orchestrator.log import EVENTS_SCHEMA, OPS_SCHEMA, Log, digest
 from orchestrator.observe import Observer
-from orchestrator.plan import Plan, deal
+from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.report import write_report
 from orchestrator.request import Request
 from orchestrator.runtime import Runtime
-from orchestrator.summary import Summary, of_ledger, worst_decile_accuracy
+from orchestrator.summary import Summary, of_ledger
+from orchestrator.told import Told, tested
 from orchestrator.tracking import Tracker
 from policies.types import RunError
 
@@ -56,8 +58,14 @@ def run(request: Request, console: Console | None = None) -> Summary:
         Killed: If a signal ended it; MLflow's run is closed and a checkpoint written.
     """
     request.prepare()
-    versions = request.experiment.stop.versions
-    with Progress(console or Console(), versions=versions) as progress:
+    experiment = request.experiment
+
+    def judged(status: Mapping[str, Any]) -> Mapping[str, Verdict]:
+        known = figures(status, experiment.fleet.clients)
+        return judge(experiment.kpis, known)
+
+    versions = experiment.stop.versions
+    with Progress(console or Console(), versions=versions, judge=judged) as progress:
         return _Run(request, progress).go()
 
 
@@ -137,18 +145,21 @@ class _Run:
             first_serial=saved.state["points"] if saved else 0,
         )
         self._progress.say(f"run {self._request.run_id} in {self._request.out}")
+        experiment = self._experiment
         engine: Engine | None = None
         with ExitStack() as stack:
             stack.enter_context(self._signals.listening())
             try:
-                data, shards, fleet = deal(self._experiment)
-                runtime, control = self._start_runtime(data, shards, fleet, stack)
-                engine = self._engine(data, shards, fleet, runtime, control, saved)
+                holdings = hold(experiment.data, experiment.fleet.clients, experiment.seed)
+                fleet = Fleet.draw(experiment.fleet, experiment.seed)
+                runtime, control = self._start_runtime(holdings, fleet, stack)
+                told = self._told(holdings, runtime)
+                engine = self._engine(told, fleet, runtime, control, saved)
                 self._startup_s = self._earlier_startup_s + time.monotonic() - self._began
                 self._say_start(engine, found=saved is not None)
                 saved = None  # its arrays are in the store by now
                 engine.run()
-                return self._finish(engine, runtime, data, shards)
+                return self._finish(engine, runtime, told)
             except (Interrupted, SystemExit) as asked:
                 # Ray exits by itself on a signal that comes while it starts
                 number = self._signals.number or signal.SIGTERM
@@ -165,19 +176,18 @@ class _Run:
     # ------------------------------------------------------------ beginning
 
     def _start_runtime(
-        self, data: DataSet, shards: Shards, fleet: Fleet, stack: ExitStack
+        self, holdings: Holdings, fleet: Fleet, stack: ExitStack
     ) -> tuple[Runtime, Control | None]:
         request, experiment = self._request, self._experiment
         if request.in_process:
             from orchestrator.in_process import InProcessRuntime  # noqa: PLC0415  # torch, late
 
-            return InProcessRuntime(experiment.work(), data, shards), None
+            return InProcessRuntime(experiment.work(), holdings), None
         from orchestrator import ray_run  # noqa: PLC0415  # Ray takes a second to import
 
         return ray_run.start(
             request,
-            data,
-            shards,
+            holdings,
             fleet,
             note=self._note,
             check=self._signals.check,
@@ -191,17 +201,31 @@ class _Run:
         self._progress.say(f"hosting: {kind}, {actors} client actors ({why})")
         self._tracker.tag("hosting", kind)
 
+    def _told(self, holdings: Holdings, runtime: Runtime) -> Told:
+        """Return what is known of the clients' examples; silos are asked."""
+        if not holdings.local():
+            return Told(holdings)
+        descriptions = runtime.describe(range(len(holdings)))
+        for client, found in enumerate(descriptions):
+            self._note(
+                "joined",
+                client=client,
+                duration_s=found.seconds,
+                bytes=found.bytes,
+                detail=f"{holdings.name_of(client)}: {found.train} and {found.test} examples",
+            )
+        return Told(holdings, descriptions)
+
     def _engine(
         self,
-        data: DataSet,
-        shards: Shards,
+        told: Told,
         fleet: Fleet,
         runtime: Runtime,
         control: Control | None,
         saved: checkpoint.Saved | None,
     ) -> Engine:
         experiment = self._experiment
-        plan = Plan.of(experiment, data, shards)
+        plan = Plan.of(experiment, told.shape, told.sizes)
         observers: tuple[Observer, ...] = (self._tracker, self._progress)
         engine = Engine(
             plan,
@@ -296,7 +320,7 @@ class _Run:
             f"interrupted {where}; go on with: latecomer run --resume {self._request.out}"
         )
 
-    def _finish(self, engine: Engine, runtime: Runtime, data: DataSet, shards: Shards) -> Summary:
+    def _finish(self, engine: Engine, runtime: Runtime, told: Told) -> Summary:
         """Write what came out of it."""
         out = self._request.out
         newest = engine.versions.newest
@@ -305,6 +329,13 @@ class _Run:
             raise RunError(f"version {newest.number} is the last and was not evaluated")
         message = runtime.fetch(engine.versions.handle(newest))
         events = self._events.merge()
+        rows = events.to_pandas()
+        clients = people.table(rows, self._about(engine, told, rows))
+        people.write(clients, out)
+        of_clients: dict[str, Any] = people.figures(clients)
+        self._alarm(clients)
+        known = figures(engine.status(), len(told)) | of_clients
+        verdicts = judge(self._experiment.kpis, known)
         wall = self._earlier_s + time.monotonic() - self._began
         working = max(wall - self._startup_s, 1e-9)
         peak = max(self._peak_pss, runtime.pss_bytes())
@@ -315,7 +346,6 @@ class _Run:
             digest=digest(events, whole_model(message, engine.schema)),
             numerics=runtime.numerics,
             stopped_by=engine.stopped.guard if engine.stopped else "",
-            worst_decile_accuracy=worst_decile_accuracy(last[1], shards, data.y_train),
             versions=newest.number,
             virtual_seconds=engine.clock.now_s(),
             wall_seconds=wall,
@@ -324,18 +354,50 @@ class _Run:
             peak_pss_bytes=peak,
             hosting=kind,
             client_actors=actors,
-            kpis={},
+            kpis={name: verdict._asdict() for name, verdict in verdicts.items()},
             mlflow_run_id=self._tracker.run_id,
+            **of_clients,
             **of_ledger(engine.ledger),
         )
         summary.write(out)
         report = write_report(out)
         self._tracker.tag("digest", summary.digest)
         self._tracker.tag("numerics", summary.numerics)
-        self._tracker.artifacts(
-            [report, out / "summary.json", out / "experiment.yaml", out / "events.parquet"]
-        )
+        for name, verdict in verdicts.items():
+            self._tracker.tag(f"kpi.{name}", verdict.text())
+        files = ("summary.json", "experiment.yaml", "events.parquet", people.FILE)
+        self._tracker.artifacts([report, *(out / name for name in files)])
         delivery = self._tracker.finish("FINISHED")
         if delivery.note:
             self._progress.say(f"MLflow: {delivery.note}")
         return summary
+
+    def _alarm(self, clients: pd.DataFrame) -> None:
+        """Name the clients whose devices are worn too much."""
+        guard = self._experiment.guards.load
+        worn = clients[clients["load"].map(guard.alarms)].sort_values("load", ascending=False)
+        if worn.empty:
+            return
+        shown = ", ".join(f"{c} ({row['load']:.2f})" for c, row in worn.head(10).iterrows())
+        more = f" and {len(worn) - 10} more" if len(worn) > 10 else ""
+        self._progress.say(
+            f"load alarm: {len(worn)} clients are above guards.load.most = {guard.most:g}: "
+            f"{shown}{more}"
+        )
+        self._tracker.tag("load_alarm", f"{shown}{more}")
+
+    def _about(self, engine: Engine, told: Told, events: pd.DataFrame) -> dict[str, Any]:
+        """Return what is known of each client besides the events."""
+        fleet, last = engine.fleet, engine.last_evaluation
+        if self._experiment.evaluate.kind == "federated" or last is None:
+            accuracy = pd.Series(tested(events)).reindex(range(len(told))).to_numpy(dtype=float)
+        else:
+            accuracy = told.accuracies(last[1])
+        memory = self._experiment.training_bytes(told.shape)
+        return {
+            "name": told.names,
+            "profile": [fleet.profile_of(client).name for client in range(len(fleet))],
+            "examples": told.sizes.train,
+            "memory_share": memory / fleet.memory_bytes(),
+            "accuracy": accuracy,
+        }

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from actors.learning.evaluation_torch import Evaluation
+from actors.learning.evaluation_torch import Evaluation, Score
+from actors.learning.holdings import Description
 from actors.publisher import Shipment
 from actors.server import Admission, Delivery, Receipt, Snapshot
 from actors.work import Assignment
@@ -118,6 +119,12 @@ class Runtime(Protocol):
 
     def evaluate(self, version: Handle) -> Pending[Evaluation]:
         """Test a version."""
+
+    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
+        """Test a version on clients' own test examples, where they are; in the order of clients."""
+
+    def describe(self, clients: Sequence[int]) -> list[Description]:
+        """Count clients' examples, where they are; in the order of clients."""
 
     def snapshot(self, expected: Version) -> Snapshot:
         """Return the server's state once it has reached a version."""

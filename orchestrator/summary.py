@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from math import ceil, nan
+from math import nan
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from actors.learning.evaluation_torch import Evaluation
-from actors.work import Shards
-from orchestrator.books import Ledger
+from orchestrator.books import Ledger, accuracy_swing, tail_accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +25,12 @@ class Summary:
     final_accuracy: float
     tail_accuracy: float
     best_accuracy: float
+    accuracy_swing: float
     worst_decile_accuracy: float
+    accuracy_spread: float
+    participation: float
+    cycle_seconds: float
+    most_load: float
     versions: int
     updates: int
     rejected_updates: int
@@ -50,6 +50,7 @@ class Summary:
     energy_joules: float
     device_seconds: float
     wasted_device_seconds: float
+    wasted_bytes: int
     peak_pss_bytes: int
     hosting: str
     client_actors: int
@@ -65,36 +66,13 @@ class Summary:
         return target
 
 
-def tail_accuracy(accuracies: list[float]) -> float:
-    """Average the last tenth of the evaluations, at least one."""
-    return fmean(accuracies[-ceil(len(accuracies) / 10) :]) if accuracies else nan
-
-
-def worst_decile_accuracy(
-    evaluation: Evaluation,
-    shards: Shards,
-    labels: np.ndarray[Any, np.dtype[np.int64]],
-) -> float:
-    """Return the mean accuracy of the worst-served tenth of the clients, at least one.
-
-    A client's accuracy is the recall of each class on the test split, weighted by how often the
-    client has the class: what it would see on new examples with its own mix of labels.
-    """
-    recall = np.nan_to_num(np.asarray(evaluation.recall, dtype=np.float64))
-    scores = [
-        float((np.bincount(labels[shards[c]], minlength=recall.size) * recall).sum())
-        / max(shards.examples(c), 1)
-        for c in range(len(shards))
-    ]
-    return fmean(sorted(scores)[: ceil(len(scores) / 10)])
-
-
 def of_ledger(ledger: Ledger) -> dict[str, Any]:
     """Return the figures that the ledger holds, under their names in the summary."""
     return {
         "final_accuracy": ledger.accuracies[-1] if ledger.accuracies else nan,
         "tail_accuracy": tail_accuracy(ledger.accuracies),
         "best_accuracy": max(ledger.accuracies, default=nan),
+        "accuracy_swing": accuracy_swing(ledger.accuracies),
         "updates": ledger.committed,
         "rejected_updates": ledger.rejected,
         "superseded_updates": ledger.superseded,
@@ -109,4 +87,5 @@ def of_ledger(ledger: Ledger) -> dict[str, Any]:
         "energy_joules": ledger.energy_j,
         "device_seconds": ledger.device_s,
         "wasted_device_seconds": ledger.wasted_device_s,
+        "wasted_bytes": ledger.wasted_bytes,
     }

@@ -22,6 +22,7 @@ from orchestrator.mlflow_store import MAX_NAMED, Store, chunks, without_password
 from orchestrator.observe import Point
 from orchestrator.outbox import (
     MAX_TAG,
+    Data,
     Kept,
     Outbox,
     Status,
@@ -39,6 +40,7 @@ UNDELIVERED_FILE: Final = "mlflow-undelivered.json"
 
 _FIRST_RETRY_S: Final = 0.5
 _LAST_RETRY_S: Final = 15.0
+_Files = Literal["artifacts", "tables", "models"]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -54,6 +56,9 @@ class TrackingSettings(Settings):
         "mlflow.db in the working folder with its artifacts in mlartifacts beside it.",
     )
     enabled: bool = Field(default=True, description="Whether MLflow is told at all.")
+    models: bool = Field(
+        default=True, description="Whether MLflow gets the final and the best model, too."
+    )
     flush_s: Seconds = Field(
         gt=0, default=30.0, description="Seconds that the end of a run waits for MLflow."
     )
@@ -65,7 +70,7 @@ class Delivery:
 
     Attributes:
         delivered: Whether all of them are in MLflow.
-        pending: Points, params, tags, artifacts and final status that are not.
+        pending: Points, params, tags, files, models and final status that are not.
         note: What a person should know; empty if nothing.
         run_id: The MLflow run, None if there never was one.
     """
@@ -94,6 +99,7 @@ class Tracker:
         self._kept = Kept(key=uuid.uuid4().hex, started_ms=started_ms)
         self._outbox = Outbox()
         self._serial = 0  # of the next point
+        self._named: set[str] = set()  # metrics with a point
         self._wanted = 0  # points with a smaller serial are delivered or wait already
         self._notes: list[str] = []
         self._run_id: str | None = None  # of the run that the thread is connected to
@@ -140,20 +146,61 @@ class Tracker:
         metrics.setdefault("virtual_seconds", point.time_s)
         with self._changed:
             serial, self._serial = self._serial, self._serial + 1
+            begun = [name for name in metrics if serial and name not in self._named]
+            self._named.update(metrics)
             if serial >= self._wanted:
                 self._outbox.points.append(
                     Waiting.model_construct(
-                        serial=serial, version=point.version, time_s=point.time_s, metrics=metrics
+                        serial=serial,
+                        version=point.version,
+                        time_s=point.time_s,
+                        metrics=metrics,
+                        begun=begun,
                     )
                 )
                 self._changed.notify()
 
-    def artifacts(self, paths: Sequence[Path]) -> None:
-        """Take files and folders; they are read when MLflow is there for them."""
+    def finals(self, figures: Mapping[str, float], time_s: float) -> None:
+        """Take figures that a run has at its end alone.
+
+        Args:
+            figures: By name.
+            time_s: The run's own time at its end.
+        """
+        if not self._settings.enabled:
+            return
+        metrics = {taken_name(name): taken_number(value) for name, value in figures.items()}
+        with self._changed:
+            self._outbox.finals = [Waiting(serial=-1, version=0, time_s=time_s, metrics=metrics)]
+            self._changed.notify()
+
+    def data(self, data: Data) -> None:
+        """Take the data set that the run is trained on."""
         if not self._settings.enabled:
             return
         with self._changed:
-            self._outbox.artifacts += [self._portable(path) for path in paths]
+            self._outbox.data = data
+            self._changed.notify()
+
+    def artifacts(self, paths: Sequence[Path]) -> None:
+        """Take files and folders; they are read when MLflow is there for them."""
+        self._files("artifacts", [self._portable(path) for path in paths])
+
+    def table(self, path: Path) -> None:
+        """Take a Parquet file that is to be shown as a table."""
+        self._files("tables", [self._portable(path)])
+
+    def models(self, names: Sequence[str]) -> None:
+        """Take models that the run's folder holds, unless the settings leave them out."""
+        if self._settings.models:
+            self._files("models", names)
+
+    def _files(self, field: _Files, names: Sequence[str]) -> None:
+        if not self._settings.enabled:
+            return
+        with self._changed:
+            waiting: list[str] = getattr(self._outbox, field)
+            waiting += [name for name in names if name not in waiting]
             self._changed.notify()
 
     def tag(self, name: str, value: object) -> None:
@@ -282,8 +329,13 @@ class Tracker:
         run_id = self._run_id = self._run_id or self._connect()
         self._send_named(run_id, "params")
         self._send_named(run_id, "tags")
+        self._send_data(run_id)
         self._send_points(run_id)
-        self._send_artifacts(run_id)
+        self._send_finals(run_id)
+        store, out = self._store, self._out
+        self._send_files("artifacts", lambda name: store.send_path(run_id, out / name))
+        self._send_files("tables", lambda name: store.send_table(run_id, out / name))
+        self._send_files("models", lambda name: store.send_model(run_id, out, name))
         return run_id
 
     def _end(self, run_id: str) -> bool:
@@ -346,15 +398,36 @@ class Tracker:
                 self._kept.delivered = points[-1].serial + 1
                 self._note_disk(self._keep_run)
 
-    def _send_artifacts(self, run_id: str) -> None:
+    def _send_data(self, run_id: str) -> None:
         with self._changed:
-            names = list(self._outbox.artifacts)
+            data = self._outbox.data
+        if data is None:
+            return
+        self._store.send_data(run_id, data)
+        with self._changed:
+            if not self._closed.is_set():
+                self._outbox.data = None
+
+    def _send_finals(self, run_id: str) -> None:
+        with self._changed:
+            finals = list(self._outbox.finals)
+        if not finals:
+            return
+        self._store.send_points(run_id, finals, self._kept.started_ms)
+        with self._changed:
+            if not self._closed.is_set():
+                self._outbox.finals = []
+
+    def _send_files(self, field: _Files, send: Callable[[str], None]) -> None:
+        with self._changed:
+            waiting: list[str] = getattr(self._outbox, field)
+            names = list(waiting)
         for name in names:
-            self._store.send_path(run_id, self._out / name)
+            send(name)
             with self._changed:
                 if self._closed.is_set():
                     return
-                self._outbox.artifacts.remove(name)
+                waiting.remove(name)
 
 
 def _write(path: Path, text: str) -> None:

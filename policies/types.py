@@ -87,6 +87,8 @@ class Reason(StrEnum):
     ROUND_CLOSED = "round_closed"
     OLD_LINEAGE = "old_lineage"
     NO_RESULT = "no_result"
+    WENT_AWAY = "went_away"
+    GAVE_UP = "gave_up"
 
 
 HOSTILE_REASONS: Final = frozenset(

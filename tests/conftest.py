@@ -71,18 +71,22 @@ def small() -> Callable[..., Any]:
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[..., Any]:
     """Return a maker of engines that run in this process."""
+    from actors.learning.holdings import hold
     from orchestrator.clock import VirtualClock, WallClock
     from orchestrator.engine import Engine
+    from orchestrator.fleet import Fleet
     from orchestrator.in_process import InProcessRuntime
     from orchestrator.log import EVENTS_SCHEMA, Log
-    from orchestrator.plan import Plan, deal
+    from orchestrator.plan import Plan
+    from orchestrator.told import Told
 
     counter = iter(range(10**6))
 
     def make(
         experiment: Any, *, begin_s: float = 0.0, folder: Path | None = None, **more: Any
     ) -> Any:
-        data, shards, fleet = deal(experiment)
+        holdings = hold(experiment.data, experiment.fleet.clients, experiment.seed)
+        told = Told(holdings)
         wall = experiment.wall
         clock = (
             VirtualClock(begin_s)
@@ -90,9 +94,9 @@ def build(tmp_path: Path) -> Callable[..., Any]:
             else WallClock(wall.time_scale, begin_s)
         )
         return Engine(
-            Plan.of(experiment, data, shards),
-            fleet,
-            InProcessRuntime(experiment.work(), data, shards),
+            Plan.of(experiment, told.shape, told.sizes),
+            Fleet.draw(experiment.fleet, experiment.seed),
+            InProcessRuntime(experiment.work(), holdings),
             clock,
             Log(folder or tmp_path / f"log-{next(counter)}", "events", EVENTS_SCHEMA),
             **more,

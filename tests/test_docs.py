@@ -113,6 +113,20 @@ def test_every_kind_is_documented() -> None:
                 assert f"`{kind}`" in text_of(page), f"docs/{page} lacks {kind}"
 
 
+def test_every_source_is_documented() -> None:
+    """A source of data stands in the reference of the file and has a line of its own."""
+    sources = [
+        name
+        for model in TREE
+        if "source" in model.model_fields
+        for name in get_args(model.model_fields["source"].annotation)
+    ]
+    assert {"mnist5k", "table", "sotu"} <= set(sources)
+    for name in sources:
+        for page in ("experiment-file.md", "data.md"):
+            assert f"`{name}`" in text_of(page), f"docs/{page} lacks {name}"
+
+
 def test_defaults_are_those_of_the_models() -> None:
     """A plain default in a table is the model's own."""
     rows = re.findall(r"^\|.*\|$", text_of("experiment-file.md"), re.MULTILINE)
@@ -124,7 +138,8 @@ def test_defaults_are_those_of_the_models() -> None:
                 stated.setdefault(name.strip("`"), set()).add(default.strip("`"))
     for model in TREE:
         for name, info in model.model_fields.items():
-            if name != "kind" and isinstance(info.default, bool | int | float | str):
+            told_apart_by = name in ("kind", "source")
+            if not told_apart_by and isinstance(info.default, bool | int | float | str):
                 if (model.__name__, name) == ("Profile", "name"):
                     continue  # the key, says the page
                 value = (

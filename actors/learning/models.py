@@ -1,18 +1,15 @@
 """Which model is trained, how large is it and what does a pass through it cost?
 
 Sizes and costs come from arithmetic, so that an experiment is checked and a fleet is planned
-without torch; the modules are in `models_torch`. A FLOP is one multiplication or one addition. As
-torch's own counter does, we count those of convolutions and matrix products, and leave out biases,
-norms, pooling and activations, which take far fewer.
+without torch; the modules are in `models_torch`. Models for images and plain numbers stand here,
+those that embed their inputs in `embedding`.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from abc import abstractmethod
 from contextlib import suppress
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -26,7 +23,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from actors.learning.data import DataShape
+from actors.learning.embedding import Tabular, TextBag, Transformer
+from actors.learning.examples import DataShape
+from actors.learning.modelling import (
+    FLOAT_BYTES,
+    POSITION_BYTES,
+    ModelPolicy,
+    linear_flops,
+    linear_parameters,
+    only,
+    widths,
+)
 from policies.base import Policy, own_class, own_function
 from policies.types import ExperimentError
 
@@ -35,41 +42,18 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_FLOAT_BYTES = 4
-_POSITION_BYTES = 8
-
-
-class ModelPolicy(Policy):
-    """Makes a classifier for inputs of a given shape.
-
-    The classifier maps float32 inputs, shape (n, *shape.input), to logits, shape (n, classes).
-    """
-
-    @abstractmethod
-    def parameters(self, shape: DataShape) -> int:
-        """Return how many numbers are trained."""
-
-    @abstractmethod
-    def forward_flops(self, shape: DataShape) -> int:
-        """Return the FLOPs of one example's forward pass; a multiply-add is two."""
-
-    @abstractmethod
-    def activation_bytes(self, shape: DataShape) -> int:
-        """Return the bytes that one example leaves in memory for the backward pass.
-
-        An estimate: what autograd keeps up to the logits, with no allowance for the passing
-        needs of a kernel. Parameters, gradients and the optimiser's state come on top.
-        """
-
-    @abstractmethod
-    def build(self, shape: DataShape) -> nn.Module:
-        """Return the module, its first weights drawn from torch's generator.
-
-        Whoever builds seeds that generator, within `torch.random.fork_rng`.
-
-        Raises:
-            ExperimentError: If the model cannot take inputs of that shape.
-        """
+__all__ = [
+    "Cnn",
+    "Logistic",
+    "Mlp",
+    "Model",
+    "ModelPolicy",
+    "OwnModel",
+    "ResNet",
+    "Tabular",
+    "TextBag",
+    "Transformer",
+]
 
 
 class Logistic(ModelPolicy):
@@ -79,21 +63,21 @@ class Logistic(ModelPolicy):
 
     def parameters(self, shape: DataShape) -> int:
         """Return weights and biases."""
-        return _linear_parameters(_widths(shape))
+        return linear_parameters(_layers(self, shape))
 
     def forward_flops(self, shape: DataShape) -> int:
         """Return those of the matrix product."""
-        return _linear_flops(_widths(shape))
+        return linear_flops(_layers(self, shape))
 
     def activation_bytes(self, shape: DataShape) -> int:
         """Return the bytes of the input."""
-        return _FLOAT_BYTES * math.prod(shape.input)
+        return FLOAT_BYTES * _layers(self, shape)[0]
 
     def build(self, shape: DataShape) -> nn.Module:
         """Return the module."""
         from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
 
-        return models_torch.mlp(_widths(shape))
+        return models_torch.mlp(_layers(self, shape))
 
 
 class Mlp(ModelPolicy):
@@ -108,34 +92,27 @@ class Mlp(ModelPolicy):
 
     def parameters(self, shape: DataShape) -> int:
         """Return weights and biases."""
-        return _linear_parameters(_widths(shape, *self.hidden))
+        return linear_parameters(_layers(self, shape, *self.hidden))
 
     def forward_flops(self, shape: DataShape) -> int:
         """Return those of the matrix products."""
-        return _linear_flops(_widths(shape, *self.hidden))
+        return linear_flops(_layers(self, shape, *self.hidden))
 
     def activation_bytes(self, shape: DataShape) -> int:
         """Return the bytes of every layer's input."""
-        return _FLOAT_BYTES * sum(_widths(shape, *self.hidden)[:-1])
+        return FLOAT_BYTES * sum(_layers(self, shape, *self.hidden)[:-1])
 
     def build(self, shape: DataShape) -> nn.Module:
         """Return the module."""
         from actors.learning import models_torch  # noqa: PLC0415  validating needs no torch
 
-        return models_torch.mlp(_widths(shape, *self.hidden))
+        return models_torch.mlp(_layers(self, shape, *self.hidden))
 
 
-def _widths(shape: DataShape, *hidden: int) -> tuple[int, ...]:
-    """Return the widths before, between and after linear layers."""
-    return (math.prod(shape.input), *hidden, shape.classes)
-
-
-def _linear_parameters(widths: tuple[int, ...]) -> int:
-    return sum((a + 1) * b for a, b in pairwise(widths))
-
-
-def _linear_flops(widths: tuple[int, ...]) -> int:
-    return sum(2 * a * b for a, b in pairwise(widths))
+def _layers(model: ModelPolicy, shape: DataShape, *hidden: int) -> tuple[int, ...]:
+    """Return the widths of linear layers for inputs that can be laid flat."""
+    only(model.kind, shape, "images", "numbers")
+    return widths(shape, *hidden)
 
 
 def _odd(kernel: int) -> int:
@@ -175,13 +152,13 @@ class Cnn(ModelPolicy):
         (c0, _, _), (c1, c2) = _image(shape), self.channels
         convolutions = (self.kernel**2 * c0 + 1) * c1 + (self.kernel**2 * c1 + 1) * c2
         norms = 2 * (c1 + c2) if self.group_norm else 0
-        return convolutions + norms + _linear_parameters(self._head(shape))
+        return convolutions + norms + linear_parameters(self._head(shape))
 
     def forward_flops(self, shape: DataShape) -> int:
         """Return those of the convolutions and the matrix products."""
         (c0, h, w), (c1, c2) = _image(shape), self.channels
         products = self.kernel**2 * (c0 * c1 * h * w + c1 * c2 * (h // 2) * (w // 2))
-        return 2 * products + _linear_flops(self._head(shape))
+        return 2 * products + linear_flops(self._head(shape))
 
     def activation_bytes(self, shape: DataShape) -> int:
         """Return the bytes of every layer's input, and of the positions of the maxima."""
@@ -191,7 +168,7 @@ class Cnn(ModelPolicy):
         before_maxima = c1 * h * w + c2 * h2 * w2
         norms = before_maxima if self.group_norm else 0
         floats = c0 * h * w + before_maxima + norms + maxima + self.hidden
-        return _FLOAT_BYTES * floats + _POSITION_BYTES * maxima
+        return FLOAT_BYTES * floats + POSITION_BYTES * maxima
 
     def build(self, shape: DataShape) -> nn.Module:
         """Return the module."""
@@ -251,13 +228,13 @@ class ResNet(ModelPolicy):
         """Return weights of convolutions, weights and biases of norms and the linear layer."""
         layers = self._convolutions(shape)
         inside = sum(k * k * before * after + 2 * after for k, before, after, _ in layers)
-        return inside + _linear_parameters(self._head(shape))
+        return inside + linear_parameters(self._head(shape))
 
     def forward_flops(self, shape: DataShape) -> int:
         """Return those of the convolutions and the matrix product."""
         layers = self._convolutions(shape)
         products = sum(k * k * before * after * pixels for k, before, after, pixels in layers)
-        return 2 * products + _linear_flops(self._head(shape))
+        return 2 * products + linear_flops(self._head(shape))
 
     def activation_bytes(self, shape: DataShape) -> int:
         """Return the bytes of every layer's input."""
@@ -265,7 +242,7 @@ class ResNet(ModelPolicy):
         layers = self._convolutions(shape)
         before_norms = sum(after * pixels for _, _, after, pixels in layers)
         after_relus = sum(after * pixels for k, _, after, pixels in layers if k == 3)
-        return _FLOAT_BYTES * (image + before_norms + after_relus + features)
+        return FLOAT_BYTES * (image + before_norms + after_relus + features)
 
     def build(self, shape: DataShape) -> nn.Module:
         """Return the module."""
@@ -310,6 +287,8 @@ def _image(shape: DataShape, kind: str = "cnn", *, halvings: int = 2) -> tuple[i
         ExperimentError: If it is not.
     """
     least = 2**halvings
+    if shape.sort not in ("images", "numbers"):
+        only(kind, shape, "images")
     match shape.input:
         case (channels, height, width) if min(height, width) >= least:
             return channels, height, width
@@ -389,7 +368,10 @@ def _own_or_known(value: Any, handler: Any) -> Any:
 
 
 Model = Annotated[
-    Annotated[Logistic | Mlp | Cnn | ResNet, Field(discriminator="kind")],
+    Annotated[
+        Logistic | Mlp | Cnn | ResNet | Tabular | TextBag | Transformer,
+        Field(discriminator="kind"),
+    ],
     WrapValidator(_own_or_known),
     SerializeAsAny(),  # a user's own member is written back with its own fields
 ]

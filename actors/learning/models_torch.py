@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from actors.learning.data import DataShape
+from actors.learning.examples import DataShape
 from policies.types import ExperimentError
 
 _MAX_GROUPS = 8
@@ -26,7 +28,7 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
     Args:
         widths: Width before, between and after the layers; one layer if there are two.
     """
-    return nn.Sequential(OrderedDict([("flatten", nn.Flatten()), *_linear_layers(widths)]))
+    return nn.Sequential(OrderedDict([("flatten", nn.Flatten()), *linear_layers(widths)]))
 
 
 def cnn(
@@ -48,10 +50,11 @@ def cnn(
         layers[f"conv_relu{number}"] = nn.ReLU()
         layers[f"pool{number}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
-    return nn.Sequential(OrderedDict([*layers.items(), *_linear_layers(widths)]))
+    return nn.Sequential(OrderedDict([*layers.items(), *linear_layers(widths)]))
 
 
-def _linear_layers(widths: tuple[int, ...]) -> list[tuple[str, nn.Module]]:
+def linear_layers(widths: tuple[int, ...]) -> list[tuple[str, nn.Module]]:
+    """Return named linear layers with ReLU between them."""
     layers: list[tuple[str, nn.Module]] = []
     for number, (before, after) in enumerate(pairwise(widths), start=1):
         if number > 1:
@@ -130,11 +133,23 @@ def count_flops(build: Callable[[], nn.Module], shape: DataShape) -> int:
     Raises:
         ExperimentError: If the module does not turn such inputs into logits.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _spelt_out():
         module = build().eval()
         with FlopCounterMode(display=False) as counter:
             _logits(module, shape, examples=1)
     return int(counter.get_total_flops())
+
+
+@contextmanager
+def _spelt_out() -> Iterator[None]:
+    """Let attention be computed by matrix products, which the counter sees, in place of kernels."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def count_activation_bytes(build: Callable[[], nn.Module], shape: DataShape) -> int:
@@ -164,7 +179,8 @@ def _logits(module: nn.Module, shape: DataShape, *, examples: int) -> None:
     """Run a module on zeros and check that logits come out."""
     rule = f"The model must turn inputs {(examples, *shape.input)} into ({examples}, classes)"
     try:
-        logits = module(torch.zeros(examples, *shape.input))
+        kind = torch.int64 if shape.vocabulary else torch.float32
+        logits = module(torch.zeros(examples, *shape.input, dtype=kind))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ExperimentError(f"{rule}, but it fails: {error}") from error
     if not (isinstance(logits, Tensor) and logits.shape == (examples, shape.classes)):

@@ -1,43 +1,36 @@
 """Which client holds which training examples?
 
-A partition looks at the labels alone. Whatever the policy, every example goes to exactly one
-client and no client goes empty.
+Most partitions look at the labels alone and give every example to exactly one client. `natural`
+follows the clients that the source itself names, and `sampled` lets any number of clients share
+the examples. No client goes empty.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, PositiveInt, SerializeAsAny, WrapValidator
 
-from policies.base import Policy, open_union
-from policies.types import ExperimentError
+from actors.learning.dealing import Most, PartitionPolicy, enough
+from actors.learning.examples import DataShape, Rows
+from actors.learning.natural import Drift, Natural
+from actors.learning.shards import Indices, SampledShards
+from policies.base import open_union
 
-Indices = npt.NDArray[np.int64]
-"""Labels, or positions in the training split, shape (n,)."""
-
-
-class PartitionPolicy(Policy):
-    """Deals the training examples out to the clients."""
-
-    @abstractmethod
-    def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
-        """Return what each client holds.
-
-        Args:
-            labels: Label of every training example, shape (n,), int64, each >= 0.
-            clients: How many clients share them, >= 1.
-            rng: Where the randomness comes from; equal generators give equal partitions.
-
-        Returns:
-            One sorted array of positions in `labels` a client: disjoint, covering all of them.
-
-        Raises:
-            ExperimentError: If there are too few examples for so many clients.
-        """
+__all__ = [
+    "Dirichlet",
+    "Drift",
+    "Iid",
+    "Indices",
+    "Most",
+    "Natural",
+    "Partition",
+    "PartitionPolicy",
+    "Pathological",
+    "Quantity",
+    "Sampled",
+]
 
 
 class Iid(PartitionPolicy):
@@ -47,7 +40,7 @@ class Iid(PartitionPolicy):
 
     def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return even random shares."""
-        _enough(labels, clients, each=1, way_out="Lower fleet.clients")
+        enough(labels, clients, each=1, way_out="Lower fleet.clients")
         return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), clients)]
 
 
@@ -77,7 +70,7 @@ class Dirichlet(PartitionPolicy):
             ``clients * min_examples``.
         """
         way_out = "Lower fleet.clients or data.partition.min_examples"
-        _enough(labels, clients, each=self.min_examples, way_out=way_out)
+        enough(labels, clients, each=self.min_examples, way_out=way_out)
         owner = np.empty(len(labels), dtype=np.int64)
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
@@ -110,7 +103,7 @@ class Pathological(PartitionPolicy):
     def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return `classes_per_client` shards a client."""
         way_out = "Lower fleet.clients or data.partition.classes_per_client"
-        _enough(labels, clients, each=self.classes_per_client, way_out=way_out)
+        enough(labels, clients, each=self.classes_per_client, way_out=way_out)
         shuffled = rng.permutation(len(labels))
         in_order = shuffled[np.argsort(labels[shuffled], kind="stable")]
         shards = np.array_split(in_order, clients * self.classes_per_client)
@@ -118,23 +111,77 @@ class Pathological(PartitionPolicy):
         return [np.sort(np.concatenate([shards[s] for s in hand])) for hand in dealt]
 
 
+class Quantity(PartitionPolicy):
+    """Deal out at random in shares of very different size; the mixtures of labels are alike.
+
+    Attributes:
+        alpha: Concentration of the Dirichlet distribution of the shares. 0.3 gives a few clients
+            nearly everything, 100 is nearly even.
+        min_examples: Every client gets at least that many.
+
+    Source:
+        Li et al. 2022, arXiv:2102.02079, "quantity skew": shares q ~ Dir(alpha), their beta. The
+        minimum is our choice: everybody has it first, and the shares divide what is left.
+    """
+
+    kind: Literal["quantity"] = "quantity"
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.5
+    min_examples: PositiveInt = 10
+
+    def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Return random shares of uneven size."""
+        way_out = "Lower fleet.clients or data.partition.min_examples"
+        enough(labels, clients, each=self.min_examples, way_out=way_out)
+        spare = len(labels) - clients * self.min_examples
+        shares = rng.dirichlet(np.full(clients, self.alpha))
+        ends = (np.cumsum(shares)[:-1] * spare).astype(np.int64)
+        cuts = ends + self.min_examples * np.arange(1, clients)
+        return [np.sort(part) for part in np.split(rng.permutation(len(labels)), cuts)]
+
+
+class Sampled(PartitionPolicy):
+    """Draw every client's examples when they are asked for: clients without number, small data.
+
+    A client draws its own mixture of classes and then its examples. Clients share examples, and
+    most of a large fleet is never looked at, so that 100,000 clients take no more memory than 10.
+
+    Attributes:
+        examples: Of each client.
+        alpha: Concentration of the mixtures of classes; 0.1 gives most clients one or two classes,
+            100 is nearly iid.
+
+    Source:
+        Hsu, Qi and Brown 2019, arXiv:1909.06335: a mixture q ~ Dir(alpha) a client. Theirs take
+        examples away from each other; that clients share them is our choice.
+    """
+
+    kind: Literal["sampled"] = "sampled"
+    examples: PositiveInt = 50
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.3
+
+    def deal(self, rows: Rows, clients: int, seed: int) -> SampledShards:
+        """Return shards that take no memory a client."""
+        enough(rows.labels, min(clients, 1), each=1, way_out="Take another source")
+        members = (np.flatnonzero(rows.labels == label) for label in np.unique(rows.labels))
+        return SampledShards(tuple(members), seed, clients, self.examples, self.alpha)
+
+    def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Return what `deal` gives each client, written down; clients share examples."""
+        shards = self.deal(Rows(labels), clients, int(rng.integers(2**63)))
+        return [shards[client] for client in range(clients)]
+
+    def most(self, shape: DataShape) -> None:
+        """Return that there can be any number of clients."""
+        del shape
+
+
 Partition = Annotated[
-    Annotated[Iid | Dirichlet | Pathological, Field(discriminator="kind")],
+    Annotated[
+        Iid | Dirichlet | Pathological | Quantity | Natural | Sampled, Field(discriminator="kind")
+    ],
     WrapValidator(open_union(PartitionPolicy)),
     SerializeAsAny(),  # a user's own member is written back with its own fields
 ]
-
-
-def _enough(labels: Indices, clients: int, *, each: int, way_out: str) -> None:
-    """Refuse to deal out fewer than `each` examples a client."""
-    if clients < 1:
-        raise ExperimentError(f"fleet.clients must be at least 1, got {clients}.")
-    if len(labels) < clients * each:
-        raise ExperimentError(
-            f"data.partition needs {each} or more examples for each of {clients} clients, "
-            f"{clients * each} in all, but the training split has {len(labels)}. "
-            f"{way_out}, or take more data (data.train_examples, data.source)."
-        )
 
 
 def _level(owner: Indices, clients: int, least: int, rng: np.random.Generator) -> None:

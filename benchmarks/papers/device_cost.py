@@ -33,8 +33,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from actors.learning.data import DataSettings, DataShape
+from actors.learning.data import DataShape
 from actors.learning.models import Model
+from actors.learning.sources.fashion import FashionMnist
 from policies.sparsity import Uplink, top_k
 from policies.training import SparsyFed, Task, Training
 from policies.training.flat_torch import FlatModel, layer_weights
@@ -216,7 +217,7 @@ def _layer_flops(module: nn.Module) -> Iterator[list[tuple[nn.Module, int]]]:
 
 def examples() -> tuple[torch.Tensor, torch.Tensor]:
     """Return the first 100 examples."""
-    data = DataSettings(source="fashion-mnist", train_examples=EXAMPLES).load()
+    data = FashionMnist(train_examples=EXAMPLES).load()
     x = torch.from_numpy(data.normalise(data.x_train[:SAMPLES]))
     return x, torch.from_numpy(data.y_train[:SAMPLES].astype(np.int64))
 

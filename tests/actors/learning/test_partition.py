@@ -13,9 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from actors.learning.partition import Dirichlet, Iid, Partition, PartitionPolicy, Pathological
+from actors.learning.examples import DataShape, Rows
+from actors.learning.partition import (
+    Dirichlet,
+    Drift,
+    Iid,
+    Natural,
+    Partition,
+    PartitionPolicy,
+    Pathological,
+    Quantity,
+    Sampled,
+)
+from actors.learning.shards import MovingShards, SampledShards, Shards
 from policies.base import Settings
-from policies.types import ExperimentError
+from policies.types import ExperimentError, stream
 
 ADAPTER: TypeAdapter[PartitionPolicy] = TypeAdapter(Partition)
 MEMBERS = get_args(get_args(Partition)[0])
@@ -23,8 +35,16 @@ SAMPLES: dict[type[PartitionPolicy], list[PartitionPolicy]] = {
     Iid: [Iid()],
     Dirichlet: [Dirichlet(alpha=0.05, min_examples=3), Dirichlet(alpha=100, min_examples=1)],
     Pathological: [Pathological(), Pathological(classes_per_client=1)],
+    Quantity: [Quantity(alpha=0.1, min_examples=2), Quantity(alpha=100, min_examples=1)],
+    Natural: [Natural(), Natural(choose="random"), Natural(drift=Drift(window=0.5))],
+    Sampled: [Sampled(), Sampled(examples=3, alpha=0.01)],
 }
-EVERY_SAMPLE = [sample for samples in SAMPLES.values() for sample in samples]
+BY_LABELS = [
+    sample for member in (Iid, Dirichlet, Pathological, Quantity) for sample in SAMPLES[member]
+]
+OWNERS = np.array([2, 0, 1, 1, 0, 1, 3, 3, 3, 3])
+YEARS = np.array([7.0, 5.0, 3.0, 1.0, 4.0, 2.0, 9.0, 8.0, 8.0, 6.0])
+ROWS = Rows(np.zeros(10, np.int64), OWNERS, YEARS)
 
 
 class Holder(Settings):
@@ -67,7 +87,7 @@ def test_every_member_keeps_the_contract(member: type[PartitionPolicy]) -> None:
             sample.kind = "other"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+@pytest.mark.parametrize("policy", BY_LABELS, ids=repr)
 @given(data=st.data())
 def test_every_example_goes_to_one_client(policy: PartitionPolicy, data: st.DataObject) -> None:
     """Shares are sorted, disjoint, cover all, reach the minimum, and repeat for an equal rng."""
@@ -85,7 +105,7 @@ def test_every_example_goes_to_one_client(policy: PartitionPolicy, data: st.Data
         assert np.array_equal(part, again)
 
 
-@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+@pytest.mark.parametrize("policy", BY_LABELS, ids=repr)
 def test_another_generator_gives_another_partition(policy: PartitionPolicy) -> None:
     """The randomness comes from the generator."""
     labels = np.repeat(np.arange(10), 50)
@@ -151,6 +171,7 @@ def test_pathological_clients_see_few_classes() -> None:
     [
         (Iid(), r"needs 1 or more .* 10 clients, 10 in all, .* has 9\. Lower fleet\.clients, or"),
         (Dirichlet(), r"100 in all, .* has 9\. .*data\.partition\.min_examples"),
+        (Quantity(), r"100 in all, .* has 9\. .*data\.partition\.min_examples"),
         (Pathological(), r"20 in all, .* has 9\. .*data\.partition\.classes_per_client"),
     ],
 )
@@ -198,7 +219,7 @@ def test_an_own_partition_comes_in_by_its_dotted_path(
     ("kind", "message"),
     [
         ("nowhere:Blocks", "cannot be imported"),
-        ("pathlib:Path", "derived from actors.learning.partition.PartitionPolicy"),
+        ("pathlib:Path", "derived from actors.learning.dealing.PartitionPolicy"),
         ("dirichle", "'iid', 'dirichlet', 'pathological'"),
     ],
 )
@@ -212,3 +233,173 @@ def test_a_member_without_split_says_so() -> None:
     """The family's base class names the method to define."""
     with pytest.raises(TypeError, match=r"abstract.*split"):
         PartitionPolicy(kind="x")  # type: ignore[abstract]
+
+
+def test_dealing_by_labels_is_splitting_them() -> None:
+    """What an experiment gets is `split` with the stream that the seed names: the bits of old."""
+    labels = np.repeat(np.arange(4), 25)
+    shards = Dirichlet(min_examples=2).deal(Rows(labels), 7, 11)
+    parts = Dirichlet(min_examples=2).split(labels, 7, stream(11, "partition"))
+    assert [shards[c].tolist() for c in range(7)] == [part.tolist() for part in parts]
+
+
+def test_a_smaller_alpha_makes_more_uneven_shares() -> None:
+    """With alpha 0.1 the largest has most of all, with 1000 sizes are nearly equal."""
+    labels = rng().permutation(np.repeat(np.arange(10), 100))
+    uneven, even = (
+        [len(part) for part in Quantity(alpha=a, min_examples=5).split(labels, 10, rng(2))]
+        for a in (0.1, 1000)
+    )
+    assert min(uneven) < 20
+    assert max(uneven) > 400
+    assert max(even) < 1.5 * min(even)
+
+
+def test_quantities_do_not_skew_labels() -> None:
+    """A large share holds every class about as often as the whole."""
+    labels = np.repeat(np.arange(5), 400)
+    largest = max(Quantity(alpha=0.3).split(labels, 10, rng(1)), key=len)
+    shares = np.bincount(labels[largest]) / len(largest)
+    assert np.abs(shares - 0.2).max() < 0.05
+
+
+# ------------------------------------------------------------------ clients of the source
+
+
+def test_natural_clients_keep_their_examples() -> None:
+    """As many as there are: client k has the examples whose owner is k."""
+    shards = Natural().deal(ROWS, 4, 0)
+    assert [shards[c].tolist() for c in range(4)] == [[1, 4], [2, 3, 5], [0], [6, 7, 8, 9]]
+    assert shards.sizes().tolist() == [2, 3, 1, 4]
+
+
+def test_the_largest_take_part_in_the_order_of_the_source() -> None:
+    """Two of four: owners 1 and 3, whatever the seed."""
+    for seed in (0, 1):
+        shards = Natural().deal(ROWS, 2, seed)
+        assert [shards[c].tolist() for c in range(2)] == [[2, 3, 5], [6, 7, 8, 9]]
+
+
+def test_a_random_choice_is_the_seeds() -> None:
+    """Equal seeds give equal clients; over many seeds everybody has a turn."""
+    policy = Natural(choose="random")
+    chosen = {tuple(policy.deal(ROWS, 1, seed)[0].tolist()) for seed in range(40)}
+    assert chosen == {(1, 4), (2, 3, 5), (0,), (6, 7, 8, 9)}
+    again = policy.deal(ROWS, 2, 3)
+    assert all(np.array_equal(again[c], policy.deal(ROWS, 2, 3)[c]) for c in range(2))
+
+
+def test_clients_without_examples_never_take_part() -> None:
+    """Owner 1 of three has none, so two clients are the most."""
+    rows = Rows(np.zeros(3, np.int64), np.array([0, 2, 2]))
+    assert [Natural().deal(rows, 2, 0)[c].tolist() for c in range(2)] == [[0], [1, 2]]
+    with pytest.raises(ExperimentError, match=r"must lie in \[1, 2\], .* got 3"):
+        Natural().deal(rows, 3, 0)
+
+
+def test_a_window_moves_from_the_oldest_to_the_newest() -> None:
+    """Half of four examples, by year: 9 | 7, 8 | 6 become windows; the last one stays."""
+    shards = Natural(drift=Drift(window=0.5, assignments=2)).deal(ROWS, 4, 0)
+    assert shards.moving
+    assert shards[3].tolist() == [9, 7, 8, 6]
+    assert [shards.rows(3, n).tolist() for n in range(4)] == [[9, 7], [7, 8], [8, 6], [8, 6]]
+    assert shards.sizes().tolist() == [1, 2, 1, 2]
+    assert shards.examples(3) == 2
+    assert shards.rows(2, 10**9).tolist() == [0]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    window=st.floats(0.01, 1),
+    assignments=st.integers(1, 9),
+)
+def test_a_window_shows_everything_in_time(
+    sizes: list[int], window: float, assignments: int
+) -> None:
+    """Its width never changes, it never goes back, and it begins and ends at the ends."""
+    listed = Shards.of([np.arange(n) for n in sizes])
+    shards = MovingShards(listed, window, assignments)
+    for client, size in enumerate(sizes):
+        seen = [shards.rows(client, number) for number in range(assignments + 2)]
+        assert {part.size for part in seen} == {shards.examples(client)}
+        begins = [int(part[0]) for part in seen]
+        assert begins == sorted(begins)
+        assert begins[0] == 0
+        assert seen[assignments][-1] == seen[-1][-1] == size - 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "shape", "message"),
+    [
+        (Natural(), DataShape(9, 1, (4,), 2), "this one names none"),
+        (Natural(drift=Drift()), DataShape(9, 1, (4,), 2, clients=3), "this source does not say"),
+    ],
+)
+def test_a_source_that_says_too_little_is_refused(
+    policy: Natural, shape: DataShape, message: str
+) -> None:
+    """By its shape alone, and again when examples are dealt out."""
+    with pytest.raises(ExperimentError, match=message):
+        policy.most(shape)
+    with pytest.raises(ExperimentError, match=message):
+        policy.deal(Rows(ROWS.labels, OWNERS if shape.clients else None), 1, 0)
+    with pytest.raises(ExperimentError, match="names none"):
+        policy.split(ROWS.labels, 1, rng())
+
+
+# ------------------------------------------------------------------ any number of clients
+
+
+def sampled(clients: int, seed: int = 0, **more: float) -> SampledShards:
+    labels = np.repeat(np.arange(10), 100)
+    return Sampled.model_validate({"kind": "sampled", **more}).deal(Rows(labels), clients, seed)
+
+
+def test_sampled_clients_take_no_memory() -> None:
+    """A hundred million clients hold what ten do, and any of them can be asked."""
+    small, large = sampled(10), sampled(10**8)
+    assert len(large) == 10**8
+    assert large.examples(7) == large[99_999_999].size == 50
+    assert np.array_equal(small[3], large[3])
+    assert small.sizes().tolist() == [50] * 10
+    assert small.rows(3, 5).tolist() == small[3].tolist()
+
+
+def test_sampled_clients_depend_on_seed_and_name_alone() -> None:
+    """Equal ones are equal, different ones differ, and no example comes twice to a client."""
+    shards = sampled(5, examples=40, alpha=0.5)
+    assert np.array_equal(shards[2], sampled(5, examples=40, alpha=0.5)[2])
+    assert not np.array_equal(shards[2], shards[3])
+    assert not np.array_equal(shards[2], sampled(5, seed=1, examples=40, alpha=0.5)[2])
+    for client in range(5):
+        assert len(set(shards[client].tolist())) == 40
+
+
+def test_sampled_mixtures_are_as_skewed_as_alpha_says_and_fair_on_average() -> None:
+    """The largest class of a client falls with alpha; over many clients all classes are alike."""
+    labels = np.repeat(np.arange(10), 100)
+
+    def purity(alpha: float) -> float:
+        shards = sampled(100, alpha=alpha)
+        return float(np.mean([np.bincount(labels[shards[c]]).max() / 50 for c in range(100)]))
+
+    assert purity(0.05) > 0.75
+    assert 0.2 < purity(1) < 0.4
+    assert purity(1000) < 0.2
+    shards = sampled(3000, alpha=1)
+    counts = sum(np.bincount(labels[shards[c]], minlength=10) for c in range(3000))
+    assert np.abs(counts / counts.mean() - 1).max() < 0.08
+
+
+def test_a_class_with_too_few_examples_gives_some_twice() -> None:
+    """A client may ask for more than there are."""
+    shards = Sampled(examples=20).deal(Rows(np.array([0, 1, 1])), 2, 0)
+    assert shards[0].size == 20
+
+
+def test_how_many_clients_there_can_be() -> None:
+    """One an example, one a client of the source, or any number."""
+    shape = DataShape(9, 1, (4,), 2, clients=3, ordered=True)
+    assert Iid().most(shape) == (9, "training examples")
+    assert Natural(drift=Drift()).most(shape) == (3, "clients")
+    assert Sampled().most(shape) is None  # type: ignore[func-returns-value]

@@ -1,0 +1,102 @@
+"""What does every source of examples have in common?"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+
+from pydantic import PositiveInt
+
+from actors.learning.examples import DataSet, DataShape
+from actors.learning.natural import Natural
+from actors.learning.partition import Iid, Partition
+from policies.base import Settings
+from policies.types import ExperimentError, stream
+
+
+class DataSettings(Settings):
+    """Where the examples come from and how the clients share them.
+
+    Members are told apart by `source`; the fields of a member are its settings.
+
+    Attributes:
+        source: Names the member, or a function of the user's.
+        partition: Who holds which examples.
+        train_examples: Use that many of the training split, always the same; None takes all.
+    """
+
+    source: str
+    partition: Partition = Iid()
+    train_examples: PositiveInt | None = None
+
+    @abstractmethod
+    def whole_shape(self) -> DataShape:
+        """Return the shape of what `read` returns, without reading it if that can be."""
+
+    @abstractmethod
+    def read(self) -> DataSet:
+        """Read the whole data set."""
+
+    @abstractmethod
+    def find(self) -> None:
+        """Raise an `ExperimentError` if the data is not there: what, where, and the way out."""
+
+    def shape(self) -> DataShape:
+        """Return the shape of what `load` returns.
+
+        Raises:
+            ExperimentError: If `train_examples` exceeds the training split, or the data is not
+                there or not what it should be.
+
+        Cost:
+            Sources that come with a package are not read, nor more than headers of images. A table
+            and a user's own source are.
+        """
+        whole = self.whole_shape()
+        return dataclasses.replace(whole, train=self._used(whole.train))
+
+    def load(self) -> DataSet:
+        """Read the data.
+
+        Raises:
+            ExperimentError: If it is not there, is damaged, or does not fit together.
+        """
+        data = self.read()
+        used = self._used(len(data.y_train))
+        if used == len(data.y_train):
+            return data
+        # No seed of the experiment's here: runs that differ in their seed learn from the same data.
+        order = stream(0, f"train-subset/{self.source}").permutation(len(data.y_train))[:used]
+        return data.take(order)
+
+    def missing(self) -> str | None:
+        """Return None if the data is there, else what was looked for, where, and the way out."""
+        try:
+            self.find()
+        except ExperimentError as error:
+            return str(error)
+        return None
+
+    def natural_clients(self) -> int | None:
+        """Return how many clients a natural partition has in all; None for other partitions.
+
+        None too where the data is missing or names no clients, which other checks say.
+        """
+        if not isinstance(self.partition, Natural) or self.missing() is not None:
+            return None
+        try:
+            if self.train_examples is None:
+                return self.shape().clients
+            owners = self.load().clients_train
+        except ExperimentError:
+            return None
+        return None if owners is None else len(set(owners.tolist()))
+
+    def _used(self, train: int) -> int:
+        """Return how many of `train` examples are used."""
+        if self.train_examples is not None and self.train_examples > train:
+            raise ExperimentError(
+                f"data.train_examples must not exceed the {train} training examples of "
+                f"{self.source}, got {self.train_examples}. Lower it or leave it out."
+            )
+        return self.train_examples or train

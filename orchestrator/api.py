@@ -1,0 +1,191 @@
+"""How is a run asked for from Python?
+
+What the command does, as functions: `run(Experiment(...))` in a script or a notebook gives a `Run`
+with its figures and tables. A run that the command made is opened by `load`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+
+from actors.identity import join_paths
+from orchestrator import people
+from orchestrator.document import Document
+from orchestrator.experiment import CHECKS, Experiment, read
+from orchestrator.readable import plain
+from orchestrator.request import Request, fresh_folder
+from orchestrator.summary import Summary
+from policies.types import ExperimentError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Experiment", "Run", "load", "read", "run"]
+
+_SHOWN = (
+    "final_accuracy", "tail_accuracy", "worst_decile_accuracy", "versions", "updates",
+    "mean_staleness", "virtual_seconds", "uplink_bytes", "downlink_bytes", "energy_joules",
+    "digest",
+)  # fmt: skip
+"""What a notebook shows of a run."""
+
+
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: Holds its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The figures; docs/summary.md says what each means."""
+        found = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Summary)}
+        return Summary(**{name: value for name, value in found.items() if name in known})
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment, with every default filled in."""
+        join_paths(json.loads((self.folder / "paths.json").read_text(encoding="utf-8")))
+        return read(self.folder / "experiment.yaml")[0]
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """What happened, a row an event; docs/logs.md says what each column means."""
+        return pd.read_parquet(self.folder / "events.parquet")
+
+    @property
+    def ops(self) -> pd.DataFrame:
+        """What it took: actors, restarts, durations."""
+        return pd.read_parquet(self.folder / "ops.parquet")
+
+    @property
+    def clients(self) -> pd.DataFrame:
+        """How each client fared, by its number; docs/clients.md says what each column means."""
+        return pd.read_parquet(self.folder / people.FILE).set_index("client")
+
+    @property
+    def evaluations(self) -> pd.DataFrame:
+        """The tests: version, time, accuracy, loss, and the bytes both ways up to there."""
+        events = self.events
+        for name in ("uplink_bytes", "downlink_bytes"):
+            events[name] = events[name].fillna(0).astype("int64").cumsum()
+        tested = events[events["kind"] == "evaluated"]
+        names = ["version", "time_s", "accuracy", "loss", "uplink_bytes", "downlink_bytes"]
+        return tested[names].astype({"version": "int64"}).set_index("version")
+
+    def model(self, which: str = "final") -> nn.Module:
+        """Return a trained model as a torch module in eval mode.
+
+        Args:
+            which: `final`, or `best` for the version of the highest accuracy.
+
+        Returns:
+            Takes normalised inputs (`experiment.data.load().normalise`), shape (n, ...), and
+            returns logits, shape (n, classes).
+
+        Raises:
+            ExperimentError: If the run has left none.
+        """
+        from orchestrator import trained  # noqa: PLC0415  # torch, late
+
+        if (paths := self.folder / "paths.json").exists():
+            join_paths(json.loads(paths.read_text(encoding="utf-8")))  # of a model of one's own
+        return trained.take_up(self.folder / trained.FOLDER, which)
+
+    @property
+    def report(self) -> Path:
+        """The page with pictures."""
+        return self.folder / "report.html"
+
+    def __repr__(self) -> str:
+        figures = self.summary
+        return (
+            f"Run({figures.name!r}, accuracy {figures.final_accuracy:.4f} after "
+            f"{figures.versions} versions, {self.folder})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        rows = "".join(
+            f"<tr><td>{name.replace('_', ' ')}</td>"
+            f"<td>{escape(plain(getattr(self.summary, name)))}</td></tr>"
+            for name in _SHOWN
+        )
+        title = f"{escape(self.summary.name)}, {escape(str(self.folder))}"
+        return f"<table><caption>{title}</caption>{rows}</table>"
+
+
+def run(
+    experiment: Experiment | Mapping[str, Any],
+    *,
+    out: Path | str | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    in_process: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Run an experiment to its end, with the command's progress line.
+
+    Args:
+        experiment: An `Experiment`, or the mapping that its file would hold.
+        out: The run's folder; a new one under ``runs`` by default.
+        address: Of a running Ray; without it one is started, and ended with the run.
+        workers: Pooled actors; one a CPU by default.
+        in_process: Do all of it in this process, without Ray. The digest is the same.
+        console: Where progress goes; the notebook or terminal by default.
+
+    Raises:
+        ExperimentError: With every mistake in it; nothing has been started then.
+        RunError: If the run cannot go on.
+    """
+    from orchestrator import run as runs  # noqa: PLC0415  # Arrow and Matplotlib, late
+
+    checked = check(experiment)
+    folder = Path(out) if out is not None else fresh_folder(checked)
+    paths = (str(Path.cwd()),)
+    request = Request(
+        checked, folder, address=address, workers=workers, in_process=in_process, paths=paths
+    )
+    runs.run(request, console)
+    return Run(folder)
+
+
+def check(experiment: Experiment | Mapping[str, Any]) -> Experiment:
+    """Return an experiment whose parts fit together.
+
+    Raises:
+        ExperimentError: With every mistake in it.
+    """
+    data = experiment
+    if isinstance(experiment, Experiment):
+        data = experiment.model_dump(by_alias=True, serialize_as_any=True, round_trip=True)
+    return Document("experiment", dict(data)).validate(Experiment, CHECKS)
+
+
+def load(folder: Path | str) -> Run:
+    """Open a finished run.
+
+    Raises:
+        ExperimentError: If the folder holds none.
+    """
+    found = Path(folder)
+    if not (found / "summary.json").exists():
+        raise ExperimentError(
+            f"{found} holds no finished run: there is no summary.json in it. Go on with a run that "
+            f"was interrupted by: latecomer run --resume {found}"
+        )
+    return Run(found)

@@ -1,0 +1,78 @@
+"""Who takes part, when is who there, and how long does what take them?"""
+
+from orchestrator.fleet.availability import (
+    Always,
+    Availability,
+    AvailabilityPolicy,
+    Churn,
+    Diurnal,
+    Status,
+    TraceAvailability,
+)
+from orchestrator.fleet.catalogue import CATALOGUE, OnLeave, Profile
+from orchestrator.fleet.drawn import Fleet, apportion
+from orchestrator.fleet.jitter import (
+    CorrelatedJitter,
+    Jitter,
+    JitterPolicy,
+    LognormalJitter,
+    LognormalSpread,
+    NoJitter,
+    ParetoJitter,
+    ParetoSpread,
+)
+from orchestrator.fleet.links import (
+    Link,
+    LinkPolicy,
+    Region,
+    SteadyLink,
+    TraceLink,
+    VaryingLink,
+)
+from orchestrator.fleet.memory import COPIES_IN_TRAINING, fits, training_bytes
+from orchestrator.fleet.settings import (
+    INSTANT,
+    ActorResources,
+    FleetSettings,
+    MixEntry,
+    ServerSettings,
+)
+from orchestrator.fleet.spans import Span
+
+__all__ = [
+    "CATALOGUE",
+    "COPIES_IN_TRAINING",
+    "INSTANT",
+    "ActorResources",
+    "Always",
+    "Availability",
+    "AvailabilityPolicy",
+    "Churn",
+    "CorrelatedJitter",
+    "Diurnal",
+    "Fleet",
+    "FleetSettings",
+    "Jitter",
+    "JitterPolicy",
+    "Link",
+    "LinkPolicy",
+    "LognormalJitter",
+    "LognormalSpread",
+    "MixEntry",
+    "NoJitter",
+    "OnLeave",
+    "ParetoJitter",
+    "ParetoSpread",
+    "Profile",
+    "Region",
+    "ServerSettings",
+    "Span",
+    "Status",
+    "SteadyLink",
+    "TraceAvailability",
+    "TraceLink",
+    "VaryingLink",
+    "apportion",
+    "fits",
+    "training_bytes",
+]

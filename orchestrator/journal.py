@@ -1,0 +1,177 @@
+"""What is written down about an event?
+
+One method a kind of row in the log `events`; docs/logs.md says what its columns mean. The run's own
+time is read from the clock here, so that no row can carry another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.learning.evaluation_torch import Evaluation, Score
+from actors.publisher import Shipment
+from actors.server import Admission, Committed
+from orchestrator.clock import Clock
+from orchestrator.examiner import Test
+from orchestrator.log import Log
+from orchestrator.plan import Flight
+from policies.guards import StopReason
+from policies.types import Address, Outcome, Reason, Verdict, Version
+
+
+class Journal:
+    """Writes the log `events`."""
+
+    def __init__(self, events: Log, clock: Clock) -> None:
+        self.events = events
+        self._clock = clock
+
+    def dispatched(
+        self, address: Address, base: Version, held: Version | None, shipment: Shipment
+    ) -> None:
+        """A client was asked, and is sent what it lacks."""
+        self._write(
+            "dispatched",
+            client=address.client,
+            number=address.number,
+            base_version=base.number,
+            lineage=base.lineage,
+            held_version=None if held is None else held.number,
+            downlink_bytes=shipment.bytes,
+            downlink_entropy_bytes=shipment.entropy_bytes,
+        )
+
+    def arrived(
+        self, flight: Flight, admission: Admission | None, verdict: Verdict, *, staleness: int
+    ) -> None:
+        """An update has come, or nothing has; this is what was decided."""
+        found: dict[str, Any] = {}
+        if admission is not None:
+            found = {"uplink_bytes": admission.uplink_bytes, "hash": admission.hash}
+        if admission is not None and verdict.outcome is not Outcome.SUPERSEDED:
+            found |= {
+                "uplink_entropy_bytes": admission.entropy_bytes,
+                "nonzeros": admission.nonzeros,
+                "examples": admission.examples,
+                "loss": admission.loss,
+            }
+        self._write(
+            "arrived",
+            client=flight.address.client,
+            number=flight.address.number,
+            base_version=flight.base.number,
+            lineage=flight.base.lineage,
+            staleness=staleness,
+            outcome=verdict.outcome.value,
+            reason=verdict.reason.value,
+            device_s=flight.device_s,
+            energy_j=flight.energy_j,
+            detail=verdict.detail,
+            **found,
+        )
+
+    def lost(self, flight: Flight, reason: Reason) -> None:
+        """A client went away or gave up before its update had come."""
+        self._write(
+            "lost",
+            client=flight.address.client,
+            number=flight.address.number,
+            base_version=flight.base.number,
+            lineage=flight.base.lineage,
+            outcome=Outcome.LOST.value,
+            reason=reason.value,
+            uplink_bytes=flight.uplink_bytes,
+            device_s=flight.device_s,
+            energy_j=flight.energy_j,
+            detail=f"in its {type(flight.stages[flight.at]).__name__.lower()}",
+        )
+
+    def quarantined(self, client: int, reason: str, strikes: int) -> None:
+        """A client is no longer asked."""
+        self._write("quarantined", client=client, reason=reason, detail=f"{strikes} in a row")
+
+    def superseded(self, flight: Flight) -> None:
+        """A rollback took an accepted update back."""
+        self._write(
+            "superseded",
+            client=flight.address.client,
+            number=flight.address.number,
+            lineage=flight.base.lineage,
+            outcome=Outcome.SUPERSEDED.value,
+            reason=Reason.OLD_LINEAGE.value,
+        )
+
+    def rolled_back(self, version: Version, target: Version) -> None:
+        """An earlier version is about to be published again."""
+        self._write(
+            "rolled_back",
+            version=version.number,
+            lineage=version.lineage,
+            base_version=target.number,
+        )
+
+    def committed(self, entry: Committed, version: Version, base: Version) -> None:
+        """An update became part of a version."""
+        self._write(
+            "committed",
+            client=entry.address.client,
+            number=entry.address.number,
+            version=version.number,
+            lineage=version.lineage,
+            base_version=base.number,
+            staleness=entry.staleness,
+            weight=entry.weight,
+        )
+
+    def published(self, version: Version, nonzeros: int, digest: str) -> None:
+        """A version is handed out from now on."""
+        self._write(
+            "published",
+            version=version.number,
+            lineage=version.lineage,
+            nonzeros=nonzeros,
+            hash=digest,
+        )
+
+    def measured(self, version: Version, name: str, value: float) -> None:
+        """The method's own figure of a version."""
+        self._write(
+            "measured",
+            version=version.number,
+            lineage=version.lineage,
+            measure=name,
+            value=value,
+        )
+
+    def evaluated(self, version: Version, result: Evaluation) -> None:
+        """A version was tested."""
+        self._write(
+            "evaluated",
+            version=version.number,
+            lineage=version.lineage,
+            accuracy=result.accuracy,
+            loss=result.loss,
+        )
+
+    def tested(self, version: Version, test: Test, score: Score) -> None:
+        """A client tested a version on examples of its own."""
+        self._write(
+            "tested",
+            client=test.client,
+            version=version.number,
+            lineage=version.lineage,
+            accuracy=score.accuracy,
+            loss=score.loss / score.examples if score.examples else None,
+            examples=score.examples,
+            downlink_bytes=test.downlink_bytes,
+            uplink_bytes=test.uplink_bytes,
+            device_s=test.device_s,
+            energy_j=test.energy_j,
+        )
+
+    def guard(self, reason: StopReason) -> None:
+        """A guard ended the run."""
+        self._write("guard", reason=reason.guard, detail=reason.text)
+
+    def _write(self, kind: str, **values: Any) -> None:
+        self.events.append(kind, time_s=self._clock.now_s(), **values)

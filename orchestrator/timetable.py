@@ -1,0 +1,120 @@
+"""When is an assignment where?
+
+An assignment is under way for one leg a stage: down, at work, up. What a leg takes says the fleet;
+what ends it early says the client, which may go away or give up. On the virtual clock all legs are
+known when the assignment is given, the last one as if the payload were as small as can be.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from orchestrator.fleet import Fleet
+from orchestrator.stages import Compute, Download, Stage
+from policies.types import Address, Reason
+
+
+class Leg(NamedTuple):
+    """One stage of an assignment.
+
+    Attributes:
+        begin_s: When it begins.
+        end_s: When it ends, or when the client is lost in it.
+        busy_s: Seconds that the device or its link really work.
+        done: Share of the stage that is done by its end; below 1 if the client is lost.
+        lost: Why the client is lost in it; empty if it is not.
+    """
+
+    begin_s: float
+    end_s: float
+    busy_s: float
+    done: float = 1.0
+    lost: Reason = Reason.NONE
+
+
+class Timetable:
+    """Tells legs of assignments.
+
+    Args:
+        fleet: Devices, links and absences.
+        delays: Whether modelled times pass; without them every leg takes nothing.
+    """
+
+    def __init__(self, fleet: Fleet, *, delays: bool) -> None:
+        self._fleet = fleet
+        self._delays = delays
+
+    def legs(
+        self, address: Address, stages: tuple[Stage, ...], begin_s: float, density: float
+    ) -> tuple[Leg, ...]:
+        """Return the legs of an assignment that begins now, up to the one in which it is lost."""
+        legs: list[Leg] = []
+        for stage in stages:
+            legs.append(self.leg(address, stage, begin_s, density))
+            begin_s = legs[-1].end_s
+            if legs[-1].lost:
+                break
+        return tuple(legs)
+
+    def leg(self, address: Address, stage: Stage, begin_s: float, density: float) -> Leg:
+        """Return one leg; of an upload, the shortest there can be.
+
+        Args:
+            address: Of the assignment.
+            stage: Of the leg.
+            begin_s: When it begins.
+            density: Share of the base version's parameters that are not zero.
+        """
+        if not self._delays:
+            return Leg(begin_s, begin_s, 0.0)
+        client, number = address
+        if isinstance(stage, Download):
+            span = self._fleet.download(client, begin_s, stage.bytes)
+        elif isinstance(stage, Compute):
+            share = self._fleet.drops_out_at(client, number)
+            if share is not None:
+                return self._given_up(address, share, stage.flops, begin_s, density)
+            span = self._fleet.compute(client, number, begin_s, stage.flops, density)
+        else:
+            return self.upload(address, begin_s, stage.least_bytes)
+        return self._cut(client, begin_s, span.end_s, span.busy_s)
+
+    def upload(self, address: Address, begin_s: float, size: int) -> Leg:
+        """Return the leg of a payload of `size` bytes."""
+        if not self._delays:
+            return Leg(begin_s, begin_s, 0.0)
+        span = self._fleet.upload(address.client, begin_s, size)
+        return self._cut(address.client, begin_s, span.end_s, span.busy_s)
+
+    def _cut(self, client: int, begin_s: float, end_s: float, busy_s: float) -> Leg:
+        """End a leg where its client goes, if that loses its work."""
+        if self._fleet.always_there:
+            return Leg(begin_s, end_s, busy_s)
+        gone_s = self._lost_from(client, begin_s, end_s)
+        if gone_s >= end_s:
+            return Leg(begin_s, end_s, busy_s)
+        worked = min(gone_s - begin_s, busy_s)
+        return Leg(begin_s, gone_s, worked, worked / busy_s if busy_s else 0.0, Reason.WENT_AWAY)
+
+    def _lost_from(self, client: int, begin_s: float, end_s: float) -> float:
+        """Return when work that ends at `end_s`, or never, is lost; infinite if it is not."""
+        fleet = self._fleet
+        if fleet.on_leave(client) == "lost":
+            return fleet.away_from(client, begin_s)
+        if end_s < math.inf:
+            return math.inf
+        while True:  # until the client goes for good, since otherwise it would end
+            away_s = fleet.away_from(client, begin_s)
+            begin_s = fleet.back_at(client, away_s)
+            if begin_s == math.inf:
+                return away_s
+
+    def _given_up(
+        self, address: Address, share: float, flops: float, begin_s: float, density: float
+    ) -> Leg:
+        """End a leg where its client gives up, unless it is lost before."""
+        client, number = address
+        span = self._fleet.compute(client, number, begin_s, share * flops, density)
+        leg = self._cut(client, begin_s, span.end_s, span.busy_s)
+        return leg._replace(done=share * leg.done, lost=leg.lost or Reason.GAVE_UP)

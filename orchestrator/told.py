@@ -1,0 +1,105 @@
+"""What does the driver know of the clients' examples?
+
+Never the examples of silos: counts, names, and how well a model does on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from actors.learning.evaluation_torch import Evaluation
+from actors.learning.examples import DataShape
+from actors.learning.holdings import Dealt, Description, Holdings, Sizes
+from policies.types import ExperimentError
+
+MOST_CLIENTS: Final = 10_000
+"""Clients whose accuracy is worked out from their labels; of more, every so many."""
+
+
+class Told:
+    """What clients, or their examples, tell.
+
+    Args:
+        holdings: The examples, as far as the driver has them.
+        descriptions: What silos said when they joined.
+    """
+
+    def __init__(self, holdings: Holdings, descriptions: Sequence[Description] = ()) -> None:
+        self._holdings = holdings
+        self._descriptions = descriptions
+
+    def __len__(self) -> int:
+        """Count clients."""
+        return len(self._holdings)
+
+    @cached_property
+    def shape(self) -> DataShape:
+        """What the data looks like."""
+        return self._holdings.shape
+
+    @property
+    def names(self) -> list[str]:
+        """What the source calls each client."""
+        return [self._holdings.name_of(client) for client in range(len(self))]
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """How many examples each client has.
+
+        Raises:
+            ExperimentError: If a client has none to train on.
+        """
+        found = self._holdings.sizes()
+        if found is None:
+            train, test = ([getattr(d, name) for d in self._descriptions] for name in Sizes._fields)
+            found = Sizes(np.array(train, dtype=np.int64), np.array(test, dtype=np.int64))
+        if not found.train.all():
+            client = int(np.flatnonzero(found.train == 0)[0])
+            raise ExperimentError(
+                f"client {client} ({self._holdings.name_of(client)}) has no example to train on. "
+                "Leave it out."
+            )
+        return found
+
+    def labels(self, client: int) -> npt.NDArray[np.int64]:
+        """Return how many training examples of each class a client has, shape (classes,)."""
+        described = self._descriptions or ()
+        found = described[client] if described else self._holdings.describe(client)
+        return np.array(found.labels, dtype=np.int64)
+
+    def accuracies(self, evaluation: Evaluation) -> npt.NDArray[np.float64]:
+        """Return how well a model does for each client, shape (clients,); NaN if not known.
+
+        On test examples of the client's own where the source says whose they are. Otherwise the
+        recall of each class on the test split, weighted by how often the client has the class:
+        what it would see on new examples with its own mix of labels.
+        """
+        found = np.full(len(self), np.nan)
+        holdings = self._holdings
+        if evaluation.by_owner and isinstance(holdings, Dealt):
+            for client in range(len(self)):
+                owner = holdings.owner_of(client)
+                if owner is not None and owner < len(evaluation.by_owner):
+                    found[client] = evaluation.by_owner[owner]
+            return found
+        recall = np.nan_to_num(np.asarray(evaluation.recall, dtype=np.float64))
+        for client in range(0, len(self), -(-len(self) // MOST_CLIENTS)):
+            labels = self.labels(client)
+            found[client] = float((labels * recall).sum()) / max(int(labels.sum()), 1)
+        return found
+
+
+def tested(events: Any) -> dict[int, float]:
+    """Return each client's accuracy in its newest test of a federated evaluation.
+
+    Args:
+        events: The event log.
+    """
+    rows = events[events["kind"] == "tested"].dropna(subset=["accuracy"])
+    newest = rows.groupby(rows["client"].astype("int64"))["accuracy"].last()
+    return {int(client): float(value) for client, value in newest.items()}

@@ -1,0 +1,215 @@
+"""Which models does a run leave, and how is one taken up again?
+
+The final and the best version, as parameters and buffers under their torch names, and what builds
+the module that they belong to: `model/` in a run's folder. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import NonNegativeInt, ValidationError
+from safetensors.numpy import load_file, save_file
+
+from actors.learning.data import DataShape
+from actors.learning.models import Model
+from actors.learning.sources.packaged import Mnist5k
+from actors.work import Work
+from policies.base import Settings
+from policies.method import Method
+from policies.training import Training
+from policies.types import ExperimentError, Vector
+from policies.types import Version as VersionNumber
+from policies.update import ModelSchema
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Which = Literal["final", "best"]
+
+FOLDER: Final = "model"
+CARD: Final = "model.json"
+WHICH: Final[tuple[Which, ...]] = get_args(Which)
+
+
+class Kept(Settings):
+    """Which version a file holds, and how good it was when it was tested."""
+
+    version: NonNegativeInt
+    lineage: NonNegativeInt
+    accuracy: float
+
+
+class Card(Settings):
+    """What `model.json` holds: all that the module is built from.
+
+    Attributes:
+        latecomer: The version that wrote it.
+        name: Of the experiment.
+        seed: Draws what a module does not train.
+        model: The section `model` of the experiment.
+        training: The section `method.training`; some store a weight in another form.
+        shape: What the data looks like.
+        mean: Of uint8 inputs, where 255 is 1; a model takes ``((x / 255) - mean) / std``.
+        std: Likewise.
+        versions: What the files hold, by their names.
+    """
+
+    latecomer: str = version("latecomer")
+    name: str
+    seed: NonNegativeInt
+    model: Model
+    training: Training
+    shape: DataShape
+    mean: float = 0.0
+    std: float = 1.0
+    versions: dict[Which, Kept]
+
+    def alone(self, which: Which) -> Card:
+        """Return the card of one of the models."""
+        return self.model_copy(update={"versions": {which: self.versions[which]}})
+
+    def text(self) -> str:
+        """Return it as the file holds it."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+class Made(NamedTuple):
+    """A model that is to be kept.
+
+    Attributes:
+        version: Which it is.
+        accuracy: What its test found.
+        values: Parameters and buffers, shape (P + B,).
+    """
+
+    version: VersionNumber
+    accuracy: float
+    values: Vector
+
+
+def kept(made: Mapping[Which, Made]) -> dict[Which, Kept]:
+    """Return what a card says of models."""
+    return {
+        which: Kept(version=one.version.number, lineage=one.version.lineage, accuracy=one.accuracy)
+        for which, one in made.items()
+    }
+
+
+def write(out: Path, card: Card, schema: ModelSchema, made: Mapping[Which, Made]) -> Path:
+    """Write models into a run's folder.
+
+    Args:
+        out: The run's folder.
+        card: Names the same models.
+        schema: Their tensors.
+        made: The models.
+
+    Returns:
+        The folder that holds them.
+
+    Cost:
+        A copy of each model on the disk.
+    """
+    folder = out / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for which, one in made.items():
+        partial = folder / f"{which}.tmp"
+        save_file(_tensors(one.values, schema), partial, metadata={"format": "pt"})
+        partial.replace(weights(folder, which))
+    partial = folder / "model.tmp"
+    partial.write_text(card.text(), encoding="utf-8")
+    partial.replace(folder / CARD)
+    return folder
+
+
+def weights(folder: Path, which: Which) -> Path:
+    """Return the file of a model's parameters and buffers."""
+    return folder / f"{which}.safetensors"
+
+
+def read_card(folder: Path) -> Card:
+    """Read `model.json`.
+
+    Args:
+        folder: Holds it.
+
+    Raises:
+        ExperimentError: If it is not there, or no card.
+    """
+    file = folder / CARD
+    if not file.exists():
+        raise ExperimentError(
+            f"{folder} holds no models: there is no {CARD} in it. Runs of an earlier version left "
+            "none; run the experiment again."
+        )
+    try:
+        return Card.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ExperimentError(f"{file} cannot be read: {error}") from error
+
+
+def take_up(folder: Path, which: str = "final") -> nn.Module:
+    """Return a model as a torch module, ready to be used.
+
+    Args:
+        folder: Holds `model.json` and the model.
+        which: `final` or `best`.
+
+    Returns:
+        The module in eval mode: normalised inputs, shape (n, *shape.input), to logits.
+
+    Raises:
+        ExperimentError: If there is no such model, or it does not fit its card.
+    """
+    card = read_card(folder)
+    name = next((known for known in card.versions if known == which), None)
+    if name is None:
+        raise ExperimentError(
+            f"{folder} holds no model {which!r}. There is: {', '.join(card.versions)}."
+        )
+    work = Work(
+        seed=card.seed,
+        data=Mnist5k(),  # any: a module is built from the data's shape alone
+        model=card.model,
+        method=Method(training=card.training),
+    )
+    flat = work.build(card.shape)
+    values = _values(weights(folder, name), flat.schema)
+    flat.load(values[: flat.schema.parameters], values[flat.schema.parameters :])
+    return flat.module.eval()
+
+
+def _tensors(values: Vector, schema: ModelSchema) -> dict[str, npt.NDArray[np.float32]]:
+    """Cut a flat vector into named tensors."""
+    ends = np.cumsum([tensor.size for tensor in schema.tensors])[:-1]
+    parts = np.split(values.astype(np.float32, copy=False), ends)
+    return {
+        tensor.name: np.ascontiguousarray(part.reshape(tensor.shape))
+        for tensor, part in zip(schema.tensors, parts, strict=True)
+    }
+
+
+def _values(file: Path, schema: ModelSchema) -> Vector:
+    """Read the flat vector of a model.
+
+    Raises:
+        ExperimentError: If the file holds other tensors than the model has.
+    """
+    if not file.exists():
+        raise ExperimentError(f"{file} is gone. Copy it back, or run the experiment again.")
+    found = load_file(file)
+    for tensor in schema.tensors:
+        shape = found[tensor.name].shape if tensor.name in found else None
+        if shape != tensor.shape:
+            raise ExperimentError(
+                f"{file} must hold {tensor.name} of shape {tensor.shape}, and it has "
+                f"{'none of that name' if shape is None else shape}. Is the model's code another "
+                "one since?"
+            )
+    return np.concatenate([found[tensor.name].ravel() for tensor in schema.tensors])

@@ -1,0 +1,108 @@
+"""Did the run keep what was asked of it?"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.kpis import FIGURES, Kpis, figures, judge, parse
+
+KPIS: TypeAdapter[dict[str, str]] = TypeAdapter(Kpis)
+STATUS: dict[str, Any] = {
+    "time_s": 43_200.0,
+    "accuracy": 0.9,
+    "updates": 30,
+    "rejected_updates": 10,
+    "uplink_bytes": 4_000_000,
+    "downlink_bytes": 8_000_000,
+    "energy_joules": 20.0,
+    "device_seconds": 50.0,
+    "wasted_device_seconds": 5.0,
+    "mean_staleness": 1.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "expected"),
+    [
+        ("accuracy", ">= 0.85", (">=", 0.85)),
+        ("accuracy", ">=85%", (">=", 0.85)),
+        ("participation", "> 90 %", (">", 0.9)),
+        ("uplink_bytes", "<= 50 MB", ("<=", 50e6)),
+        ("uplink_bytes_per_client_day", "< 1.5 GiB", ("<", 1.5 * 2**30)),
+        ("virtual_seconds", "<= 2 h", ("<=", 7200)),
+        ("energy_joules", "<= 1e6", ("<=", 1e6)),
+    ],
+)
+def test_conditions(name: str, condition: str, expected: tuple[str, float]) -> None:
+    """A comparison, a number, and a unit of the figure's own dimension or a per cent sign."""
+    compare, threshold = parse(name, condition)
+    assert compare == expected[0]
+    assert math.isclose(threshold, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "words"),
+    [
+        ("acuracy", ">= 0.85", r"acuracy is no figure of a run\. Did you mean accuracy\?"),
+        ("zzz", ">= 0.85", r"zzz is no figure of a run\. Known: accuracy, tail_accuracy"),
+        ("accuracy", "0.85", r"must be a comparison and a threshold such as '>= 0\.85'"),
+        ("accuracy", "== 0.85", r"Comparisons: <=, >=, <, >"),
+        ("accuracy", ">= high", r"accuracy is a plain number; its threshold must be one"),
+        ("accuracy", ">= nan", r"got 'nan'"),
+        ("uplink_bytes", "<= 50 Mbit", r"'50 Mbit'\. Did you mean MB\?"),
+        ("virtual_seconds", "<= 50 %", r"must be a number of seconds"),
+    ],
+)
+def test_mistakes(name: str, condition: str, words: str) -> None:
+    """A mistake is said at the KPI's own name, with the rule and the way out."""
+    with pytest.raises(ValidationError, match=words) as found:
+        KPIS.validate_python({"best_accuracy": "> 0.1", name: condition})
+    assert [error["loc"] for error in found.value.errors()] == [(name,)]
+
+
+def test_figures_by_hand() -> None:
+    """Per client and day is over the run's own time; shares are of what came and was spent."""
+    found = figures(STATUS, clients=4)
+    assert found["uplink_bytes_per_client_day"] == 4_000_000 / (4 * 0.5)
+    assert found["downlink_bytes_per_client_day"] == 8_000_000 / (4 * 0.5)
+    assert found["energy_joules_per_client_day"] == 10.0
+    assert found["wasted_share"] == 0.1
+    assert found["rejected_share"] == 0.25
+    assert found["accuracy"] == 0.9
+    assert set(found) <= set(FIGURES)
+
+
+def test_figures_at_the_start() -> None:
+    """Before any time has passed nothing is divided by zero; what is not known is left out."""
+    found = figures({"time_s": 0.0, "accuracy": None, "uplink_bytes": 0}, clients=4)
+    assert found == {"uplink_bytes": 0.0}
+
+
+def test_verdicts() -> None:
+    """A KPI is met, missed, or not known yet; a NaN is not known."""
+    kpis = {"accuracy": ">= 0.85", "uplink_bytes": "<= 1 MB", "most_load": "< 0.5"}
+    verdicts = judge(kpis, {"accuracy": 0.9, "uplink_bytes": 2e6, "most_load": math.nan})
+    assert {name: verdict.met for name, verdict in verdicts.items()} == {
+        "accuracy": True,
+        "uplink_bytes": False,
+        "most_load": None,
+    }
+    assert verdicts["uplink_bytes"] == ("<= 1 MB", 2e6, False)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_comparisons_are_what_they_say(value: float, threshold: float) -> None:
+    """Strict and loose comparisons differ at equality alone, and opposites exclude each other."""
+    met = {
+        sign: judge({"accuracy": f"{sign} {threshold!r}"}, {"accuracy": value})["accuracy"].met
+        for sign in ("<", "<=", ">", ">=")
+    }
+    assert met["<"] is not met[">="]
+    assert met[">"] is not met["<="]
+    assert (met["<="] and met[">="]) == (value == threshold)
