@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-COMMANDS: Final = ("pause", "resume", "stop", "rollback")
+COMMANDS: Final = ("pause", "resume", "stop", "rollback", "leave", "join")
+"""`leave` and `join` are followed by a client's number."""
 
 
 class Mailbox:

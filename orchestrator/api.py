@@ -18,7 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from actors.identity import join_paths
-from orchestrator import people
+from orchestrator import people, trained
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment, read
 from orchestrator.readable import plain
@@ -100,8 +100,6 @@ class Run:
         Raises:
             ExperimentError: If the run has left none.
         """
-        from orchestrator import trained  # noqa: PLC0415  # torch, late
-
         if (paths := self.folder / "paths.json").exists():
             join_paths(json.loads(paths.read_text(encoding="utf-8")))  # of a model of one's own
         return trained.take_up(self.folder / trained.FOLDER, which)

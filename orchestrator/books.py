@@ -105,11 +105,12 @@ class Resources:
 
 
 class Roster:
-    """Who can be asked: idle, and not in quarantine."""
+    """Who can be asked: idle, in the run, and not in quarantine."""
 
     def __init__(self, size: int) -> None:
         self._busy = bytearray(size)
-        self._out = bytearray(size)
+        self._out = bytearray(size)  # in quarantine
+        self._left = bytearray(size)
         self._idle = size
         self.next_number: dict[int, int] = {}
         self.strikes: dict[int, int] = {}
@@ -126,12 +127,13 @@ class Roster:
 
     def is_idle(self, client: int) -> bool:
         """Whether this one can be asked."""
-        return not self._busy[client] and not self._out[client]
+        return not (self._busy[client] or self._out[client] or self._left[client])
 
     def askable(self) -> npt.NDArray[np.bool_]:
         """Return who can be asked, shape (size,)."""
-        busy, out = (np.frombuffer(flags, dtype=np.bool_) for flags in (self._busy, self._out))
-        return np.logical_not(busy | out)
+        flags = (self._busy, self._out, self._left)
+        busy, out, left = (np.frombuffer(flag, dtype=np.bool_) for flag in flags)
+        return np.logical_not(busy | out | left)
 
     def dispatch(self, client: int) -> Address:
         """Make a client busy; return the address of its next update."""
@@ -146,13 +148,26 @@ class Roster:
     def release(self, client: int) -> None:
         """Make a client idle again."""
         self._busy[client] = 0
-        self._idle += not self._out[client]
+        self._idle += self.is_idle(client)
 
     def quarantine(self, client: int) -> None:
         """Never ask a client again."""
-        if not self._out[client]:
-            self._idle -= not self._busy[client]
-            self._out[client] = 1
+        self._idle -= self.is_idle(client)
+        self._out[client] = 1
+
+    def admit(self, client: int, *, out: bool) -> bool:
+        """Take a client out of the run, or in again; return whether that changed anything."""
+        if bool(self._left[client]) == out:
+            return False
+        before = self.is_idle(client)
+        self._left[client] = out
+        self._idle += self.is_idle(client) - before
+        return True
+
+    @property
+    def left(self) -> list[int]:
+        """Who was taken out of the run."""
+        return [client for client, left in enumerate(self._left) if left]
 
     @property
     def quarantined(self) -> list[int]:
@@ -165,6 +180,7 @@ class Roster:
             "size": self.size,
             "busy": [c for c, busy in enumerate(self._busy) if busy],
             "quarantined": self.quarantined,
+            "left": self.left,
             "next_number": sorted(self.next_number.items()),
             "strikes": sorted(self.strikes.items()),
         }
@@ -178,6 +194,8 @@ class Roster:
         roster._idle -= len(data["busy"])
         for client in data["quarantined"]:
             roster.quarantine(client)
+        for client in data["left"]:
+            roster.admit(client, out=True)
         roster.next_number = dict(map(tuple, data["next_number"]))
         roster.strikes = dict(map(tuple, data["strikes"]))
         return roster

@@ -30,6 +30,7 @@ MlflowUri = Annotated[
     str | None, typer.Option(help="MLflow server or database; MLFLOW_TRACKING_URI by default.")
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, as it printed it.")]
+Client = Annotated[int, typer.Argument(min=0, metavar="CLIENT", help="A client's number.")]
 RunAddress = Annotated[str, typer.Option("--address", help="The Ray that the run is on.")]
 
 
@@ -139,6 +140,33 @@ def compare(
 
 
 @app.command()
+def fleet(
+    file: File,
+    overrides: Overrides = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures, too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the clients before anything runs: devices, absences, data, and what work takes."""
+    from orchestrator.experiment import read  # noqa: PLC0415  # pydantic, late
+
+    experiment, notes = read(file, tuple(overrides or ()))
+    from orchestrator import fleet_view, fleet_view_show  # noqa: PLC0415  # torch, late
+
+    view = fleet_view.look(experiment)
+    if html is not None:
+        fleet_view_show.write(view, html)
+    if as_json:
+        sys.stdout.write(fleet_view_show.as_json(view))
+        return
+    console = Console()
+    fleet_view_show.show(view, console)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    if html is not None:
+        console.print(f"page     {html}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def doctor(
     file: Annotated[
         Path | None, typer.Argument(help="An experiment file that is to fit here.")
@@ -195,6 +223,18 @@ def stop(run: RunId, address: RunAddress = "auto") -> None:
 def rollback(run: RunId, address: RunAddress = "auto") -> None:
     """Publish a run's best version again; what is under way from others is superseded."""
     _tell(run, "rollback", address)
+
+
+@app.command()
+def leave(run: RunId, client: Client, address: RunAddress = "auto") -> None:
+    """Take a client out of a run: it is not asked any more; what it has under way goes on."""
+    _tell(run, f"leave {client}", address)
+
+
+@app.command()
+def join(run: RunId, client: Client, address: RunAddress = "auto") -> None:
+    """Take a client that left into the run again."""
+    _tell(run, f"join {client}", address)
 
 
 def _tell(run: str, command: str, address: str) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from orchestrator.compare_figures import LEARNED, Group
-from orchestrator.pictures import _PAINT, _svg
+from orchestrator.pictures import PAINT, svg
 from orchestrator.readable import BYTES, ENERGY, TIME, Unit, unit_for
 
 COLOURS: Final = 6  # the page's CSS variables --s1 to --s6
@@ -66,8 +66,8 @@ class Look:
         axes.set_axis_off()
         axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.plot([0.04, 0.5, 0.96], [0.5] * 3, markevery=[1], markersize=5, **self.line())
-        svg = str(_paint(drawing)).replace("<svg", '<svg class="key" aria-hidden="true"', 1)
-        return Markup(svg)  # noqa: S704 - as above
+        key = str(_paint(drawing)).replace("<svg", '<svg class="key" aria-hidden="true"', 1)
+        return Markup(key)  # noqa: S704 - as above
 
 
 def over_time(groups: Sequence[Group]) -> Markup:
@@ -147,9 +147,9 @@ def staleness(groups: Sequence[Group]) -> Markup:
         axes.plot([low, high], [y, y], color=look.colour, linewidth=1.2)
         wide = [left - _HALF_BAR, right + _HALF_BAR]  # seen where all of them are one number
         axes.plot(wide, [y, y], color=look.colour, linewidth=8, alpha=0.55, solid_capstyle="butt")
-        card = _PAINT["card"]
+        card = PAINT["card"]
         axes.plot(middle, y, "D", color=card, markersize=5, markeredgecolor=look.colour, zorder=3)
-        axes.plot(late.mean(), y, "|", color=_PAINT["ink"], markersize=11, zorder=4)
+        axes.plot(late.mean(), y, "|", color=PAINT["ink"], markersize=11, zorder=4)
 
     return _rows(groups, "versions made since the client got its model", draw, whole=True)
 
@@ -161,7 +161,7 @@ def fairness(groups: Sequence[Group]) -> Markup:
     def draw(axes: Any, y: int, one: Group, look: Look) -> None:
         ends = [figure.over(one.runs) for figure in (worst, final)]
         axes.plot([end.mean for end in ends], [y, y], color=look.colour, linewidth=1.2)
-        for end, face, beside in zip(ends, (look.colour, _PAINT["card"]), (-1, 1), strict=True):
+        for end, face, beside in zip(ends, (look.colour, PAINT["card"]), (-1, 1), strict=True):
             edges = {"markeredgecolor": look.colour, "markeredgewidth": 1.6}
             axes.plot(end.mean, y, "o", markersize=6.5, markerfacecolor=face, zorder=3, **edges)
             reach = np.clip([end.mean - end.half, end.mean + end.half], 0, 1)
@@ -183,7 +183,7 @@ def _rows(
     for y, one in enumerate(groups):
         draw(axes, y, one, Look(y))
     axes.set_yticks(range(len(groups)), [one.label for one in groups])
-    axes.tick_params(axis="y", length=0, labelcolor=_PAINT["ink"])
+    axes.tick_params(axis="y", length=0, labelcolor=PAINT["ink"])
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.set_xlabel(words)
     axes.grid(visible=False, axis="y")
@@ -196,7 +196,7 @@ def _rows(
 
 def _paint(drawing: Drawing) -> Markup:
     """Write a drawing as SVG in the page's colours."""
-    svg = str(_svg(drawing))
+    written = str(svg(drawing))
     for place, stand_in in enumerate(_STAND_INS, start=1):
-        svg = svg.replace(stand_in, f"var(--s{place})")
-    return Markup(svg)  # noqa: S704 - matplotlib has escaped the texts
+        written = written.replace(stand_in, f"var(--s{place})")
+    return Markup(written)  # noqa: S704 - matplotlib has escaped the texts

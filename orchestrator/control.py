@@ -68,7 +68,7 @@ def call(run: str, command: str, address: str) -> dict[str, Any]:
 
     Args:
         run: The run's id, as its first line prints it.
-        command: status, pause, resume, stop or rollback.
+        command: status, pause, resume, stop or rollback; leave or join and a client's number.
         address: Of the Ray that the run is on; `auto` finds the one on this machine.
 
     Returns:
@@ -77,7 +77,7 @@ def call(run: str, command: str, address: str) -> dict[str, Any]:
     Raises:
         ExperimentError: If there is no such run, or it does not answer.
     """
-    if command != "status" and command not in COMMANDS:
+    if command.split(maxsplit=1)[0] not in ("status", *COMMANDS):
         raise ExperimentError(f"{command} is no command. Known: status, {', '.join(COMMANDS)}.")
     reachable(address)
     try:

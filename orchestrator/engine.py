@@ -222,24 +222,38 @@ class Engine:
             return
         while True:
             for command in self._control.poll(self.status):
-                done = self._obey(command)
-                text = command if done else f"{command}: there is nothing to go back to"
+                trouble = self._obey(command)
+                text = f"{command}: {trouble}" if trouble else command
                 self._note("control", detail=f"{text}, at {self.clock.now_s():.6g} s")
             if not self.paused:
                 return
             self._control.wait()
             self._between_events(self)
 
-    def _obey(self, command: str) -> bool:
-        """Carry out a command; return whether there was anything to do."""
-        if command == "rollback":
-            return self.rollback()
-        if command == "stop":
+    def _obey(self, command: str) -> str:
+        """Carry out a command; return why there was nothing to do, or ""."""
+        word, _, client = command.partition(" ")
+        if word == "rollback":
+            return "" if self.rollback() else "there is nothing to go back to"
+        if word in {"leave", "join"}:
+            return self._member(int(client), leaves=word == "leave")
+        if word == "stop":
             self.paused = False
             self._stop(StopReason("control", "somebody asked for it"))
         else:
-            self.paused = command == "pause"
-        return True
+            self.paused = word == "pause"
+        return ""
+
+    def _member(self, client: int, *, leaves: bool) -> str:
+        """Stop or begin to ask a client; what it has under way goes on."""
+        if not 0 <= client < self.roster.size:
+            return f"clients are numbered from 0 to {self.roster.size - 1}"
+        if not self.roster.admit(client, out=leaves):
+            return "so it is already"
+        self._journal.member(client, leaves=leaves)
+        if not leaves and self.stopped is None:
+            self._select()
+        return ""
 
     # ------------------------------------------------------------ asking clients
 
@@ -633,9 +647,7 @@ class Engine:
         version = self._named(event)
         result, tests = self.examiner.finish(version)
         for test, score in tests:
-            self.ledger.tested(
-                test.device_s, test.energy_j, test.downlink_bytes, test.uplink_bytes
-            )
+            self.ledger.tested(test.device_s, test.energy_j, test.downlink_bytes, test.uplink_bytes)
             self._journal.tested(version, test, score)
         if self.last_evaluation is None or version > self.last_evaluation[0]:
             self.last_evaluation = (version, result)

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from actors.faults import Fault
@@ -170,9 +179,27 @@ class Experiment(Settings):
     tracking: TrackingSettings = TrackingSettings()
     kpis: Kpis = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_clients(cls, values: Any) -> Any:
+        """Fill in `fleet.clients` where the data says who its clients are."""
+        fleet = values.get("fleet") if isinstance(values, dict) else None
+        if not isinstance(fleet, dict) or "clients" in fleet:
+            return values
+        with suppress(ValidationError, ExperimentError):  # said where it stands
+            data = TypeAdapter[DataSettings](Data).validate_python(values.get("data", {}))
+            clients = data.natural_clients()
+            if clients is not None:
+                return {**values, "fleet": {"clients": clients, **fleet}}
+        return values
+
     def work(self) -> Work:
         """Return what actors are told."""
         return Work(seed=self.seed, data=self.data, model=self.model, method=self.method)
+
+    def hosted(self) -> Hosting:
+        """Return the hosting that is asked for; a silo's actor is always its own."""
+        return "dedicated" if isinstance(self.data, Silos) else self.hosting
 
     def training_bytes(self, shape: DataShape) -> int:
         """Return the memory that training takes on a device."""
@@ -381,4 +408,6 @@ def read(path: Path, assignments: tuple[str, ...] = ()) -> tuple[Experiment, lis
 
 def json_schema() -> str:
     """Return the JSON schema of experiment files, as `docs/experiment.schema.json` holds it."""
-    return json.dumps(Experiment.model_json_schema(), indent=2) + "\n"
+    schema = Experiment.model_json_schema()
+    schema["$defs"]["FleetSettings"]["required"].remove("clients")  # some data says how many
+    return json.dumps(schema, indent=2) + "\n"

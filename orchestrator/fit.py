@@ -29,7 +29,7 @@ def fit(experiment: Experiment, nodes: Sequence[Node], free_bytes: int | None) -
     fleet = Fleet.draw(experiment.fleet, experiment.seed)
     resources = [fleet.resources_of(client) for client in range(len(fleet))]
     try:
-        hosting = choose(experiment.hosting, resources, nodes, free_bytes=free_bytes)
+        hosting = choose(experiment.hosted(), resources, nodes, free_bytes=free_bytes)
     except ExperimentError as error:
         return trouble("fleet", str(error), "See docs/hosting.md.")
     return ok("fleet", f"hosting: {hosting.kind}, {hosting.actors} client actors ({hosting.why})")

@@ -123,9 +123,9 @@ class InProcessRuntime:
             return np.asarray(what.handle)[what.start : what.stop]
         return np.asarray(what)
 
-    def pss_bytes(self) -> int:
+    def memory(self) -> dict[str, int]:
         """Return this process's memory."""
-        return pss_bytes()
+        return {"driver": pss_bytes()}
 
     def close(self) -> None:
         """Do nothing: nothing was started."""

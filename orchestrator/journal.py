@@ -90,6 +90,10 @@ class Journal:
         """A client is no longer asked."""
         self._write("quarantined", client=client, reason=reason, detail=f"{strikes} in a row")
 
+    def member(self, client: int, *, leaves: bool) -> None:
+        """Somebody took a client out of the run, or into it again."""
+        self._write("left" if leaves else "joined", client=client)
+
     def superseded(self, flight: Flight) -> None:
         """A rollback took an accepted update back."""
         self._write(

@@ -1,7 +1,7 @@
 """How is MLflow reached, and what does a run look like there?
 
 The only module that imports MLflow, and only when a run is under way: it takes seconds. Every
-method may raise and may be called again.
+method may raise and may be called again. What is no setting and no figure is in `mlflow_things`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import getpass
 import hashlib
+import math
 import os
 import re
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any, Final, Literal
 
 from filelock import FileLock
 
+from orchestrator.mlflow_things import Things
 from orchestrator.outbox import MAX_METRICS, Status, Waiting
 from policies.types import ExperimentError
 
@@ -37,7 +39,7 @@ _CALM: Final = {
 """Set for our client unless the user has set them."""
 
 
-class Store:
+class Store(Things):
     """Where MLflow is, a server or a database file, and how it is written to.
 
     Args:
@@ -59,8 +61,9 @@ class Store:
         """Make a new client; a new database gets its tables (about 1.5 s)."""
         for name, value in _CALM.items():
             os.environ.setdefault(name, value)
-        from mlflow import MlflowClient  # noqa: PLC0415
+        from mlflow import MlflowClient, entities  # noqa: PLC0415
 
+        self._entities = entities
         with self._alone():
             self._client = MlflowClient(self._uri)
 
@@ -98,20 +101,22 @@ class Store:
         self, run_id: str, field: Literal["params", "tags"], items: Sequence[tuple[str, str]]
     ) -> None:
         """Send at most `MAX_NAMED` params or tags."""
-        from mlflow.entities import Param, RunTag  # noqa: PLC0415
-
-        make = Param if field == "params" else RunTag
+        make = self._entities.Param if field == "params" else self._entities.RunTag
         self._log(run_id, field, [make(key, value) for key, value in items])
 
     def send_points(self, run_id: str, points: Sequence[Waiting], started_ms: int) -> None:
-        """Send points; their time is the run's start plus virtual time."""
-        from mlflow.entities import Metric  # noqa: PLC0415
+        """Send points; their time is the run's start plus virtual time.
 
+        A chart's axis of time begins at a metric's first point, so that one that begins later than
+        the run gets a point without a number at the run's start.
+        """
+        make = self._entities.Metric
         metrics = [
-            Metric(name, value, started_ms + round(1000 * p.time_s), p.version)
+            make(name, value, started_ms + round(1000 * p.time_s), p.version)
             for p in points
             for name, value in p.metrics.items()
         ]
+        metrics += [make(name, math.nan, started_ms, 0) for p in points for name in p.begun]
         for part in chunks(metrics, MAX_METRICS):
             self._log(run_id, "metrics", part)
 

@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.trained import Which
+
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 
 MAX_METRICS: Final = 1000  # MLflow's limits
@@ -29,6 +31,7 @@ class Kept(BaseModel):
     started_ms: int
     run_id: str | None = None
     delivered: int = 0  # points with a smaller serial are in MLflow
+    named: list[str] = []  # metrics that have a point there
 
 
 class Waiting(BaseModel):
@@ -37,6 +40,8 @@ class Waiting(BaseModel):
     Attributes:
         begun: Names whose first figure this is, though the run began before.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     serial: int
     version: int
@@ -65,8 +70,6 @@ class Data(BaseModel):
 class Outbox(BaseModel):
     """What MLflow has not been given yet."""
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")
-
     note: str = _HOW
     trouble: str = ""
     params: dict[str, str] = {}
@@ -76,7 +79,7 @@ class Outbox(BaseModel):
     finals: list[Waiting] = []
     artifacts: list[str] = []
     tables: list[str] = []
-    models: list[str] = []
+    models: list[Which] = []
     status: Status | None = None
 
     def __len__(self) -> int:

@@ -19,27 +19,27 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from orchestrator.people import OUTCOMES
 from orchestrator.readable import BYTES, ENERGY, TIME, unit_for
 
-OUTCOMES: Final = ("accepted", "rejected", "superseded", "lost")
 _BARS: Final = 60  # clients that still get a bar each
 _POINTS: Final = 800  # of a line
-_PAINT: Final = {
+PAINT: Final = {
     name: f"#0000{place:02x}"  # stands for the page's CSS variable until the SVG is written
     for place, name in enumerate(
         ("ink", "soft", "rule", "card", "up", "down", "good", "bad", "old", "gone"), start=1
     )
 }
 _OUTCOME_PAINT: Final = dict(
-    zip(OUTCOMES, (_PAINT[name] for name in ("good", "bad", "old", "gone")), strict=True)
+    zip(OUTCOMES, (PAINT[name] for name in ("good", "bad", "old", "gone")), strict=True)
 )
 _STYLE: Final = {
     "svg.hashsalt": "latecomer",
     "svg.fonttype": "none",
     "font.size": 9,
-    "text.color": _PAINT["ink"],
-    "axes.labelcolor": _PAINT["soft"],
-    "axes.edgecolor": _PAINT["rule"],
+    "text.color": PAINT["ink"],
+    "axes.labelcolor": PAINT["soft"],
+    "axes.edgecolor": PAINT["rule"],
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
     "axes.facecolor": "none",
@@ -50,12 +50,12 @@ _STYLE: Final = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.formatter.useoffset": False,
-    "grid.color": _PAINT["rule"],
+    "grid.color": PAINT["rule"],
     "grid.linewidth": 0.6,
-    "xtick.color": _PAINT["rule"],
-    "ytick.color": _PAINT["rule"],
-    "xtick.labelcolor": _PAINT["soft"],
-    "ytick.labelcolor": _PAINT["soft"],
+    "xtick.color": PAINT["rule"],
+    "ytick.color": PAINT["rule"],
+    "xtick.labelcolor": PAINT["soft"],
+    "ytick.labelcolor": PAINT["soft"],
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
     "legend.frameon": False,
@@ -78,7 +78,7 @@ def learning(tests: pd.DataFrame) -> Markup:
     _line(lower, times, tests["loss"], "soft")
     upper.set_ylabel("accuracy")
     lower.set(ylabel="loss", xlabel=f"virtual time, {unit}")
-    return _svg(figure)
+    return svg(figure)
 
 
 def price(tests: pd.DataFrame) -> Markup:
@@ -93,7 +93,7 @@ def price(tests: pd.DataFrame) -> Markup:
         axes.set(xlabel=f"sent {words}, {unit}")
         axes.set_xlim(left=0)
     all_axes[0].set_ylabel("accuracy")
-    return _svg(figure)
+    return svg(figure)
 
 
 def spending(events: pd.DataFrame) -> Markup:
@@ -106,16 +106,16 @@ def spending(events: pd.DataFrame) -> Markup:
     ways = (("down", spent["all_downlink_bytes"]), ("up", spent["all_uplink_bytes"]))
     byte_scale, byte_unit = unit_for(max(values.max() for _, values in ways), BYTES)
     for way, values in ways:
-        left.plot(times, values / byte_scale, color=_PAINT[way], drawstyle="steps-post", label=way)
+        left.plot(times, values / byte_scale, color=PAINT[way], drawstyle="steps-post", label=way)
     left.legend(loc="best")
     left.set(xlabel=f"virtual time, {unit}", ylabel=f"sent so far, {byte_unit}")
     joules = spent["all_energy_j"]
     energy_scale, energy_unit = unit_for(joules.max(), ENERGY)
-    right.plot(times, joules / energy_scale, color=_PAINT["old"], drawstyle="steps-post")
+    right.plot(times, joules / energy_scale, color=PAINT["old"], drawstyle="steps-post")
     right.set(xlabel=f"virtual time, {unit}", ylabel=f"energy so far, {energy_unit}")
     for axes in (left, right):
         axes.set_ylim(bottom=0)
-    return _svg(figure)
+    return svg(figure)
 
 
 def staleness(taken: pd.Series[int]) -> Markup:
@@ -124,12 +124,12 @@ def staleness(taken: pd.Series[int]) -> Markup:
     counts = (taken // step * step).value_counts().sort_index()
     figure = Figure(figsize=(10, 2.5), layout="constrained")
     axes = figure.subplots()
-    axes.bar(counts.index + (step - 1) / 2, counts, width=0.85 * step, color=_PAINT["up"])
+    axes.bar(counts.index + (step - 1) / 2, counts, width=0.85 * step, color=PAINT["up"])
     axes.set(xlabel="versions published since the client got its model", ylabel="updates")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="x")
-    return _svg(figure)
+    return svg(figure)
 
 
 def measures(table: pd.DataFrame) -> Markup:
@@ -146,7 +146,7 @@ def measures(table: pd.DataFrame) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels[len(table.columns) :]:
         axes.set_axis_off()
-    return _svg(figure)
+    return svg(figure)
 
 
 def people(clients: pd.DataFrame) -> Markup:
@@ -172,24 +172,55 @@ def people(clients: pd.DataFrame) -> Markup:
         step = max(1, -(-(int(gave.max()) + 1) // _BARS))
         counts = (gave // step * step).value_counts().sort_index()
         places = counts.index.to_numpy() + (step - 1) / 2
-        axes.bar(places, counts, width=0.85 * step, color=_PAINT["good"])
+        axes.bar(places, counts, width=0.85 * step, color=PAINT["good"])
         axes.set(xlabel="updates accepted from one client", ylabel="clients")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="x")
-    return _svg(figure)
+    return svg(figure)
+
+
+def accuracies(known: pd.Series[float]) -> Markup:
+    """Draw the clients' accuracies from the worst to the best, the worst tenth in its own colour.
+
+    Args:
+        known: Sorted, one a client.
+    """
+    figure = Figure(figsize=(10, 2.5), layout="constrained")
+    axes = figure.subplots()
+    worst = worst_tenth(len(known))
+    places = np.arange(1, len(known) + 1, dtype=float)
+    paints = (("the worst tenth", "bad", slice(0, worst)), ("", "up", slice(worst, None)))
+    for label, paint, part in paints:
+        if len(known) <= _BARS:
+            axes.bar(places[part], known.iloc[part], color=PAINT[paint], label=label or None)
+            continue
+        shown = thin(pd.DataFrame({"x": places[part], "y": known.iloc[part]}), _POINTS)
+        axes.fill_between(shown["x"], shown["y"], color=PAINT[paint], label=label or None)
+    axes.axhline(float(known.mean()), color=PAINT["ink"], linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set(xlabel="clients, sorted", ylabel="accuracy", ylim=(0, 1))
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside upper right")
+    return svg(figure)
+
+
+def worst_tenth(clients: int) -> int:
+    """Return how many clients the worst-served tenth are, at least one."""
+    return -(-clients // 10)
 
 
 def _line(axes: Any, x: pd.Series[float], y: pd.Series[float], paint: str) -> None:
     """Draw a line that says its last value."""
     points = thin(pd.DataFrame({"x": x, "y": y}).dropna(), _POINTS)
     marker = "o" if len(points) <= _BARS else None
-    axes.plot(points["x"], points["y"], color=_PAINT[paint], marker=marker)
+    axes.plot(points["x"], points["y"], color=PAINT[paint], marker=marker)
     axes.margins(x=0.02, y=0.12)
     if len(points):
         last = points.iloc[-1]
         place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-        axes.annotate(f"{last['y']:.3f}", (last["x"], last["y"]), color=_PAINT["ink"], **place)
+        axes.annotate(f"{last['y']:.3f}", (last["x"], last["y"]), color=PAINT["ink"], **place)
 
 
 def thin(frame: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -199,16 +230,16 @@ def thin(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     return frame.iloc[np.unique(np.linspace(0, len(frame) - 1, most).round().astype(int))]
 
 
-def _svg(figure: Figure) -> Markup:
+def svg(figure: Figure) -> Markup:
     """Write a figure as an SVG element in the page's own colours."""
     text = StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    for name, stand_in in _PAINT.items():
-        svg = svg.replace(stand_in, f"var(--{name})")
-    return Markup(svg)  # noqa: S704 - matplotlib has escaped the texts
+    written = text.getvalue()
+    written = written[written.index("<svg") :]
+    written = re.sub(r"<metadata>.*?</metadata>", "", written, flags=re.DOTALL)
+    written = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", written, count=1)
+    written = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", written, count=1)
+    for name, stand_in in PAINT.items():
+        written = written.replace(stand_in, f"var(--{name})")
+    return Markup(written)  # noqa: S704 - matplotlib has escaped the texts

@@ -47,7 +47,7 @@ def start(
     check()
     resources = [fleet.resources_of(client) for client in range(len(fleet))]
     hosting = choose(
-        experiment.hosting,
+        experiment.hosted(),
         resources,
         cluster.nodes(),
         workers=request.workers,

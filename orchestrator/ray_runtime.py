@@ -305,11 +305,11 @@ class RayRuntime:
         found: Buffer = self._get(what, self._limits.server_s, "a buffer")
         return found
 
-    def pss_bytes(self) -> int:
-        """Return the memory of the driver and of all actors on its machine."""
+    def memory(self) -> dict[str, int]:
+        """Return the memory of the driver and of all actors on its machine, by name."""
         here = identify().host
-        pids = [i.pid for i in self._processes.values() if i.host == here]
-        return pss_bytes() + sum(pss_bytes(pid) for pid in pids)
+        pids = {name: i.pid for name, i in self._processes.items() if i.host == here}
+        return {"driver": pss_bytes()} | {name: pss_bytes(pid) for name, pid in pids.items()}
 
     def close(self) -> None:
         """End all actors of the run."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from actors.learning.holdings import Holdings, hold
 from actors.server import whole_model
-from orchestrator import checkpoint, people
+from orchestrator import checkpoint, people, shown, trained
 from orchestrator.clock import Clock, VirtualClock, WallClock
 from orchestrator.engine import Control, Engine, Interrupted
 from orchestrator.fleet import Fleet
@@ -35,7 +36,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.summary import Summary, of_ledger
 from orchestrator.told import Told, tested
 from orchestrator.tracking import Tracker
-from policies.types import RunError
+from policies.types import RunError, Vector, Version
 
 SAVE_SHARE: Final = 10
 """Checkpoints take at most one part in so many of the time, however large they are."""
@@ -152,14 +153,16 @@ class _Run:
             try:
                 holdings = hold(experiment.data, experiment.fleet.clients, experiment.seed)
                 fleet = Fleet.draw(experiment.fleet, experiment.seed)
+                self._tracker.tag("fleet", shown.fleet(fleet))
                 runtime, control = self._start_runtime(holdings, fleet, stack)
                 told = self._told(holdings, runtime)
+                self._tracker.data(shown.data(experiment, told.shape))
                 engine = self._engine(told, fleet, runtime, control, saved)
                 self._startup_s = self._earlier_startup_s + time.monotonic() - self._began
                 self._say_start(engine, found=saved is not None)
                 saved = None  # its arrays are in the store by now
                 engine.run()
-                return self._finish(engine, runtime, told)
+                return self._finish(engine, runtime, holdings, told)
             except (Interrupted, SystemExit) as asked:
                 # Ray exits by itself on a signal that comes while it starts
                 number = self._signals.number or signal.SIGTERM
@@ -250,15 +253,7 @@ class _Run:
         return WallClock(self._experiment.wall.time_scale, begin_s)
 
     def _tags(self) -> dict[str, str]:
-        method = self._experiment.method
-        return {
-            "run": self._request.run_id,
-            "method": f"{method.aggregation.kind}+{method.uplink.kind}+{method.correction.kind}",
-            "data": self._experiment.data.source,
-            "model": self._experiment.model.kind,
-            "clients": str(self._experiment.fleet.clients),
-            "clock": self._experiment.clock,
-        }
+        return {"run": self._request.run_id, **shown.tags(self._experiment)}
 
     def _say_start(self, engine: Engine, *, found: bool) -> None:
         size = engine.schema.parameters
@@ -294,9 +289,15 @@ class _Run:
         size = sum(file.stat().st_size for file in target.iterdir())
         self._save_s = time.monotonic() - began
         self._note("checkpoint", duration_s=self._save_s, bytes=size)
-        self._peak_pss = max(self._peak_pss, engine.runtime.pss_bytes())
-        self._note("memory", bytes=self._peak_pss)
+        self._look_at_memory(engine.runtime)
         self._ops.flush()
+
+    def _look_at_memory(self, runtime: Runtime) -> None:
+        """Note what each process takes."""
+        found = runtime.memory()
+        for name, size in found.items():
+            self._note("memory", actor=name, bytes=size)
+        self._peak_pss = max(self._peak_pss, sum(found.values()))
 
     def _note(self, kind: str, **values: Any) -> None:
         """Note what something took, at the run's wall time."""
@@ -320,14 +321,14 @@ class _Run:
             f"interrupted {where}; go on with: latecomer run --resume {self._request.out}"
         )
 
-    def _finish(self, engine: Engine, runtime: Runtime, told: Told) -> Summary:
+    def _finish(self, engine: Engine, runtime: Runtime, holdings: Holdings, told: Told) -> Summary:
         """Write what came out of it."""
         out = self._request.out
         newest = engine.versions.newest
         last = engine.last_evaluation
         if last is None or last[0] != newest:
             raise RunError(f"version {newest.number} is the last and was not evaluated")
-        message = runtime.fetch(engine.versions.handle(newest))
+        final = self._keep_models(engine, runtime, holdings, newest, last[1].accuracy)
         events = self._events.merge()
         rows = events.to_pandas()
         clients = people.table(rows, self._about(engine, told, rows))
@@ -338,12 +339,12 @@ class _Run:
         verdicts = judge(self._experiment.kpis, known)
         wall = self._earlier_s + time.monotonic() - self._began
         working = max(wall - self._startup_s, 1e-9)
-        peak = max(self._peak_pss, runtime.pss_bytes())
+        self._look_at_memory(runtime)
         self._ops.merge()
         kind, actors = self._hosting
         summary = Summary(
             name=self._experiment.name,
-            digest=digest(events, whole_model(message, engine.schema)),
+            digest=digest(events, final),
             numerics=runtime.numerics,
             stopped_by=engine.stopped.guard if engine.stopped else "",
             versions=newest.number,
@@ -351,7 +352,7 @@ class _Run:
             wall_seconds=wall,
             startup_seconds=self._startup_s,
             updates_per_second=engine.ledger.committed / working,
-            peak_pss_bytes=peak,
+            peak_pss_bytes=self._peak_pss,
             hosting=kind,
             client_actors=actors,
             kpis={name: verdict._asdict() for name, verdict in verdicts.items()},
@@ -361,16 +362,47 @@ class _Run:
         )
         summary.write(out)
         report = write_report(out)
-        self._tracker.tag("digest", summary.digest)
-        self._tracker.tag("numerics", summary.numerics)
-        for name, verdict in verdicts.items():
-            self._tracker.tag(f"kpi.{name}", verdict.text())
+        for name, value in {
+            "digest": summary.digest,
+            "numerics": summary.numerics,
+            "lineage": newest.lineage,
+            **{f"kpi.{name}": verdict.text() for name, verdict in verdicts.items()},
+        }.items():
+            self._tracker.tag(name, value)
+        self._tracker.finals(
+            shown.final_figures(summary, self._experiment), summary.virtual_seconds
+        )
         files = ("summary.json", "experiment.yaml", "events.parquet", people.FILE)
         self._tracker.artifacts([report, *(out / name for name in files)])
+        self._tracker.table(out / people.FILE)
+        self._tracker.models(trained.WHICH)
         delivery = self._tracker.finish("FINISHED")
         if delivery.note:
             self._progress.say(f"MLflow: {delivery.note}")
+        if summary.mlflow_run_id != delivery.run_id:  # a short run ends before MLflow answers
+            summary = replace(summary, mlflow_run_id=delivery.run_id)
+            summary.write(out)
         return summary
+
+    def _keep_models(
+        self,
+        engine: Engine,
+        runtime: Runtime,
+        holdings: Holdings,
+        newest: Version,
+        accuracy: float,
+    ) -> Vector:
+        """Write the final and the best version; return the values of the final one."""
+
+        def made(version: Version, accuracy: float) -> trained.Made:
+            message = runtime.fetch(engine.versions.handle(version))
+            return trained.Made(version, accuracy, whole_model(message, engine.schema))
+
+        final = made(newest, accuracy)
+        best = made(engine.best[1], engine.best[0]) if engine.best else final
+        models: dict[trained.Which, trained.Made] = {"final": final, "best": best}
+        trained.write(self._request.out, self._experiment, holdings, engine.schema, models)
+        return final.vector
 
     def _alarm(self, clients: pd.DataFrame) -> None:
         """Name the clients whose devices are worn too much."""

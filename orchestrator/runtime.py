@@ -141,8 +141,8 @@ class Runtime(Protocol):
     def fetch(self, what: Handle | Place) -> Buffer:
         """Return the bytes behind a handle."""
 
-    def pss_bytes(self) -> int:
-        """Return the memory of all processes of the run, now."""
+    def memory(self) -> dict[str, int]:
+        """Return the memory of each process of the run that can be looked at, now, in bytes."""
 
     def close(self) -> None:
         """End what was started."""

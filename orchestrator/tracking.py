@@ -32,6 +32,7 @@ from orchestrator.outbox import (
     taken_name,
     taken_number,
 )
+from orchestrator.trained import Which
 from policies.base import Settings
 from policies.units import Seconds
 
@@ -190,7 +191,7 @@ class Tracker:
         """Take a Parquet file that is to be shown as a table."""
         self._files("tables", [self._portable(path)])
 
-    def models(self, names: Sequence[str]) -> None:
+    def models(self, names: Sequence[Which]) -> None:
         """Take models that the run's folder holds, unless the settings leave them out."""
         if self._settings.models:
             self._files("models", names)
@@ -254,6 +255,7 @@ class Tracker:
         outbox.status, outbox.trouble = None, ""
         outbox.points = [point for point in outbox.points if point.serial >= delivered]
         self._serial = first_serial
+        self._named = {*self._kept.named, *(n for point in outbox.points for n in point.metrics)}
         self._wanted = outbox.points[-1].serial + 1 if outbox.points else delivered
         if first_serial > self._wanted:
             self._note(f"points {self._wanted} to {first_serial - 1} were lost with a killed run")
@@ -332,10 +334,9 @@ class Tracker:
         self._send_data(run_id)
         self._send_points(run_id)
         self._send_finals(run_id)
-        store, out = self._store, self._out
-        self._send_files("artifacts", lambda name: store.send_path(run_id, out / name))
-        self._send_files("tables", lambda name: store.send_table(run_id, out / name))
-        self._send_files("models", lambda name: store.send_model(run_id, out, name))
+        self._send_files("artifacts", lambda name: self._store.send_path(run_id, self._out / name))
+        self._send_files("tables", lambda name: self._store.send_table(run_id, self._out / name))
+        self._send_files("models", lambda name: self._store.send_model(run_id, self._out, name))
         return run_id
 
     def _end(self, run_id: str) -> bool:
@@ -396,6 +397,8 @@ class Tracker:
                     return
                 del self._outbox.points[: len(points)]
                 self._kept.delivered = points[-1].serial + 1
+                names = (name for point in points for name in point.metrics)
+                self._kept.named = sorted({*self._kept.named, *names})
                 self._note_disk(self._keep_run)
 
     def _send_data(self, run_id: str) -> None:

@@ -7,7 +7,7 @@ the module that they belong to: `model/` in a run's folder. Nothing in it is pic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
@@ -17,18 +17,20 @@ from pydantic import NonNegativeInt, ValidationError
 from safetensors.numpy import load_file, save_file
 
 from actors.learning.data import DataShape
+from actors.learning.holdings import Dealt, Holdings
 from actors.learning.models import Model
 from actors.learning.sources.packaged import Mnist5k
 from actors.work import Work
 from policies.base import Settings
 from policies.method import Method
 from policies.training import Training
-from policies.types import ExperimentError, Vector
-from policies.types import Version as VersionNumber
+from policies.types import ExperimentError, Vector, Version
 from policies.update import ModelSchema
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from orchestrator.experiment import Experiment
 
 Which = Literal["final", "best"]
 
@@ -60,7 +62,7 @@ class Card(Settings):
         versions: What the files hold, by their names.
     """
 
-    latecomer: str = version("latecomer")
+    latecomer: str = metadata.version("latecomer")
     name: str
     seed: NonNegativeInt
     model: Model
@@ -69,6 +71,17 @@ class Card(Settings):
     mean: float = 0.0
     std: float = 1.0
     versions: dict[Which, Kept]
+
+    def named(self, name: str) -> Which:
+        """Return the model of a name.
+
+        Raises:
+            ExperimentError: If there is none.
+        """
+        found = next((which for which in self.versions if which == name), None)
+        if found is None:
+            raise ExperimentError(f"there is no model {name!r}. Name {' or '.join(self.versions)}.")
+        return found
 
     def alone(self, which: Which) -> Card:
         """Return the card of one of the models."""
@@ -85,30 +98,29 @@ class Made(NamedTuple):
     Attributes:
         version: Which it is.
         accuracy: What its test found.
-        values: Parameters and buffers, shape (P + B,).
+        vector: Parameters and buffers, shape (P + B,).
     """
 
-    version: VersionNumber
+    version: Version
     accuracy: float
-    values: Vector
+    vector: Vector
 
 
-def kept(made: Mapping[Which, Made]) -> dict[Which, Kept]:
-    """Return what a card says of models."""
-    return {
-        which: Kept(version=one.version.number, lineage=one.version.lineage, accuracy=one.accuracy)
-        for which, one in made.items()
-    }
-
-
-def write(out: Path, card: Card, schema: ModelSchema, made: Mapping[Which, Made]) -> Path:
+def write(
+    out: Path,
+    experiment: Experiment,
+    holdings: Holdings,
+    schema: ModelSchema,
+    models: Mapping[Which, Made],
+) -> Path:
     """Write models into a run's folder.
 
     Args:
         out: The run's folder.
-        card: Names the same models.
+        experiment: That they came of.
+        holdings: The examples that they were trained on.
         schema: Their tensors.
-        made: The models.
+        models: By their names.
 
     Returns:
         The folder that holds them.
@@ -116,11 +128,27 @@ def write(out: Path, card: Card, schema: ModelSchema, made: Mapping[Which, Made]
     Cost:
         A copy of each model on the disk.
     """
+    data = holdings.data if isinstance(holdings, Dealt) else None
+    card = Card(
+        name=experiment.name,
+        seed=experiment.seed,
+        model=experiment.model,
+        training=experiment.method.training,
+        shape=holdings.shape,
+        mean=data.mean if data else 0.0,
+        std=data.std if data else 1.0,
+        versions={
+            which: Kept(
+                version=one.version.number, lineage=one.version.lineage, accuracy=one.accuracy
+            )
+            for which, one in models.items()
+        },
+    )
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    for which, one in made.items():
+    for which, one in models.items():
         partial = folder / f"{which}.tmp"
-        save_file(_tensors(one.values, schema), partial, metadata={"format": "pt"})
+        save_file(_tensors(one.vector, schema), partial, metadata={"format": "pt"})
         partial.replace(weights(folder, which))
     partial = folder / "model.tmp"
     partial.write_text(card.text(), encoding="utf-8")
@@ -168,19 +196,15 @@ def take_up(folder: Path, which: str = "final") -> nn.Module:
         ExperimentError: If there is no such model, or it does not fit its card.
     """
     card = read_card(folder)
-    name = next((known for known in card.versions if known == which), None)
-    if name is None:
-        raise ExperimentError(
-            f"{folder} holds no model {which!r}. There is: {', '.join(card.versions)}."
-        )
+    file = weights(folder, card.named(which))
     work = Work(
         seed=card.seed,
         data=Mnist5k(),  # any: a module is built from the data's shape alone
         model=card.model,
-        method=Method(training=card.training),
+        method=Method.model_validate({"training": card.training}),
     )
     flat = work.build(card.shape)
-    values = _values(weights(folder, name), flat.schema)
+    values = _values(file, flat.schema)
     flat.load(values[: flat.schema.parameters], values[flat.schema.parameters :])
     return flat.module.eval()
 

@@ -163,9 +163,9 @@ def test_every_event_kind_is_documented() -> None:
     """What the engine writes into the logs stands in docs/logs.md."""
     sources = "".join(
         (ROOT / "orchestrator" / name).read_text(encoding="utf-8")
-        for name in ("engine.py", "run.py", "ray_runtime.py")
+        for name in ("journal.py", "run.py", "ray_runtime.py")
     )
-    pattern = r"(?:events\.append|_ops\.append|self\._note)\(\s*\"(\w+)\""
+    pattern = r"(?:self\._write|_ops\.append|self\._note)\(\s*\"(\w+)\""
     written = set(re.findall(pattern, sources))
     assert {"dispatched", "committed", "checkpoint", "resent"} <= written
     assert written <= first_cells("logs.md")
@@ -226,9 +226,13 @@ def test_the_limit_on_the_page_is_the_limit_of_the_reader() -> None:
 def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save the pages' Python under the names that their dotted paths use."""
     folder = tmp_path_factory.mktemp("own")
-    for _, body in blocks("python"):
-        module = re.search(r'Literal\["(\w+):', body)
-        assert module is not None, f"no dotted path in:\n{body}"
+    for page, body in blocks("python"):
+        if "from latecomer import" in body:
+            continue  # no module: it is run below
+        module = re.search(r'Literal\["(\w+):', body) or re.search(
+            r"^# (\w+)\.py$", body, re.MULTILINE
+        )
+        assert module is not None, f"{page} has no dotted path in:\n{body}"
         (folder / f"{module[1]}.py").write_text(body, encoding="utf-8")
     join_paths([str(folder)])
     return folder
@@ -245,6 +249,17 @@ def test_every_experiment_is_valid(page: str, body: str, own_code: Path) -> None
     del own_code
     experiment = Document.parse(body, page).validate(Experiment, CHECKS)
     assert experiment.model.parameters(experiment.data.shape()) > 0
+
+
+def test_the_python_on_the_pages_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page does with `latecomer` in Python works as it stands, from the project's folder."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    found = [(page, body) for page, body in blocks("python") if "from latecomer import" in body]
+    assert len(found) >= 2
+    for page, body in found:
+        exec(compile(body, page, "exec"), {"__name__": page})  # noqa: S102  # our own pages
+    assert (tmp_path / "runs" / "notebook" / "summary.json").exists()
 
 
 def test_there_are_experiments_to_copy() -> None:

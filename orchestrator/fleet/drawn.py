@@ -89,6 +89,8 @@ class Fleet:
         """Draw a fleet; equal settings and seed give an equal one, on every machine."""
         clients = settings.clients
         entries = _dealt([entry.share for entry in settings.mix], clients, seed, "fleet")
+        if settings.order == "listed":
+            entries = np.sort(entries)
         shares = [region.share for region in settings.regions.values()] or [1.0]
         regions = _dealt(shares, clients, seed, "regions")
         speeds = settings.spread_of_devices().speeds(seed, clients)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -94,6 +94,8 @@ class FleetSettings(Settings):
     Attributes:
         clients: How many there are.
         mix: The kinds of device; counts are the shares by largest remainder, exact in sum.
+        order: `shuffled` draws which client has which device; `listed` gives the first clients
+            the first device of the mix, and so on.
         profiles: Profiles of the file's own; the key is the name.
         profile_files: YAML files with more of them. What they hold moves to `profiles`, so that
             a run needs them only once.
@@ -108,6 +110,7 @@ class FleetSettings(Settings):
 
     clients: Annotated[int, Field(ge=1, le=10_000_000)]
     mix: Annotated[tuple[MixEntry, ...], Field(min_length=1)]
+    order: Literal["shuffled", "listed"] = "shuffled"
     profiles: dict[str, Profile] = Field(default_factory=dict)
     profile_files: tuple[str, ...] = ()
     jitter: Jitter = NoJitter()

@@ -212,3 +212,40 @@ def test_nothing_is_lost_from_the_books(
     held = sum(users for _, users, *_ in engine.versions.items())
     best_and_newest = 2 if engine.best else 1
     assert held == engine.flying + best_and_newest
+
+
+class _Orders:
+    """Gives commands at given looks."""
+
+    def __init__(self, orders: dict[int, str]) -> None:
+        self._orders = orders
+        self._looks = 0
+
+    def poll(self, status: Any) -> list[str]:
+        del status
+        self._looks += 1
+        return [order for at, order in self._orders.items() if at == self._looks]
+
+    def wait(self) -> None:
+        raise AssertionError("nobody paused the run")
+
+
+def test_a_client_is_taken_out_of_a_run_and_in_again(small: Any, ran: Any) -> None:
+    """Between the two commands it is not asked; what it had under way still counts."""
+    notes: list[str] = []
+    found = ran(
+        small("stop.versions=60"),
+        control=_Orders({30: "leave 2", 40: "leave 2", 150: "join 2", 200: "leave 99"}),
+        note=lambda kind, detail: notes.append(f"{kind} {detail}"),
+    )
+    (left,), (joined,) = found.of("left"), found.of("joined")
+    assert left["client"] == joined["client"] == 2
+    asked = [row["time_s"] for row in found.of("dispatched") if row["client"] == 2]
+    assert not [time_s for time_s in asked if left["time_s"] < time_s < joined["time_s"]]
+    assert [time_s for time_s in asked if time_s >= joined["time_s"]]
+    assert [note.partition(",")[0] for note in notes] == [
+        "control leave 2",
+        "control leave 2: so it is already",
+        "control join 2",
+        "control leave 99: clients are numbered from 0 to 5",
+    ]

@@ -381,3 +381,21 @@ def test_ledger_through_a_checkpoint() -> None:
     dump["accuracies"].append(0.9)
     assert ledger.accuracies == [0.5]
     assert np.isclose(again.wasted_device_s, 0.3)
+
+
+def test_a_client_that_leaves_and_comes_again() -> None:
+    """It is not asked meanwhile, whatever it was doing; the counts and a checkpoint agree."""
+    roster = Roster(3)
+    assert roster.admit(1, out=True)
+    assert not roster.admit(1, out=True)
+    assert (roster.idle, roster.left, list(roster.askable())) == (2, [1], [True, False, True])
+    roster.dispatch(0)
+    assert roster.admit(0, out=True)
+    roster.release(0)
+    assert (roster.idle, roster.is_idle(0)) == (1, False)
+    again = Roster.load(through_json(roster.dump()))
+    assert (again.idle, again.left) == (1, [0, 1])
+    assert again.admit(0, out=False)
+    assert (again.idle, again.is_idle(0)) == (2, True)
+    again.quarantine(0)
+    assert again.idle == 1

@@ -129,6 +129,27 @@ def test_a_run_folder_is_not_overwritten(file: Path, tmp_path: Path) -> None:
     assert "is finished" in done.stderr
 
 
+@pytest.mark.ray
+def test_kpis_as_exit_status(file: Path, tmp_path: Path) -> None:
+    """Met ones end with 0, missed ones with 3; both are shown, counted, and in the summary."""
+    words = ("run", str(file), "--check-kpis", "--set", "stop.versions=4")
+    met = call(*words, "--set", 'kpis={accuracy: ">= 5 %"}', "--out", "met", cwd=tmp_path)
+    assert met.returncode == 0, met.stderr
+    assert "KPIs 1/1" in met.stdout
+    wanted = 'kpis={accuracy: ">= 5 %", uplink_bytes: "<= 1 kB"}'
+    missed = call(*words, "--set", wanted, "--out", "missed", cwd=tmp_path)
+    assert missed.returncode == 3, missed.stderr
+    assert "KPI uplink_bytes" in missed.stdout
+    summary = json.loads((tmp_path / "missed" / "summary.json").read_text(encoding="utf-8"))
+    kpis = summary["kpis"]
+    assert {name: kpi["met"] for name, kpi in kpis.items()} == {
+        "accuracy": True,
+        "uplink_bytes": False,
+    }
+    assert kpis["uplink_bytes"]["asked"] == "<= 1 kB"
+    assert kpis["uplink_bytes"]["value"] == summary["uplink_bytes"]
+
+
 def mlflow_runs(folder: Path) -> list[Any]:
     """Return the runs in a folder's sqlite store."""
     from mlflow import MlflowClient

@@ -94,6 +94,50 @@ def test_sparse_methods(
     assert 0 < summary.downlink_entropy_bytes <= summary.downlink_bytes
 
 
+SILOS = """
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def examples(name):
+    (Path(__file__).parent / f"{name}-{os.getpid()}").touch()
+    rng = np.random.default_rng(len(name))
+    y = np.arange(40 + len(name)) % 2
+    x = rng.normal(size=(len(y), 5)).astype("float32") + 2 * y[:, None].astype("float32")
+    return {"x_train": x[:30], "y_train": y[:30], "x_test": x[30:], "y_test": y[30:]}
+"""
+
+
+def test_silos(head: Any, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each silo is loaded in its own actor, again after a crash, and never in the driver's."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "silos_on_ray.py").write_text(SILOS, encoding="utf-8")
+    data = "data={source: silos, call: 'silos_on_ray:examples', clients: [a, bb, ccc], "
+    settings = (
+        data + "input: [5], classes: 2}",
+        "fleet.clients=3",
+        "method.concurrency=3",
+        "evaluate={kind: federated, every_versions: 4}",
+    )
+    more = {"paths": (str(tmp_path),)}
+    crash = "faults=[{fault: crash, client: 1, number: 1}]"
+    summary, ops = on_ray(small(*settings, crash), tmp_path / "ray", head.address, **more)
+    loaded = sorted(file.name for file in tmp_path.glob("*-*"))
+    assert [name.partition("-")[0] for name in loaded] == ["a", "bb", "bb", "ccc"]
+    pids = {name.partition("-")[2] for name in loaded}
+    assert len(pids) == 4
+    assert str(os.getpid()) not in pids
+    joined = [row["detail"] for row in ops if row["kind"] == "joined"]
+    assert joined == ["a: 30 and 11 examples", "bb: 30 and 12 examples", "ccc: 30 and 13 examples"]
+    actors = {row["actor"] for row in ops if row["kind"] == "memory"}
+    assert {"driver", "client-0", "client-1", "client-2", "evaluator"} <= actors
+    alone, _ = on_ray(small(*settings), tmp_path / "alone", "", in_process=True, **more)
+    assert alone.digest == summary.digest
+    assert summary.hosting == "dedicated"
+
+
 @pytest.mark.parametrize("hosting", ["pooled", "dedicated"])
 def test_crash(hosting: str, small: Any, reference: str, head: Any, tmp_path: Path) -> None:
     """An actor killed in mid-training is replaced, its updates sent again: the same digest."""

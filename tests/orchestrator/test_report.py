@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from orchestrator import people
 from orchestrator.log import EVENTS_SCHEMA, Log
 from orchestrator.readable import ACCURACY, BYTES, ENERGY, TIME, count, human
 from orchestrator.report import write_report
@@ -32,7 +34,12 @@ SUMMARY: dict[str, Any] = {
     "mean_staleness": 3.25,
     "energy_joules": 81_500.0,
     "wasted_device_seconds": 7200.0,
-    "kpis": {"accuracy": {"rule": ">= 0.85", "value": 0.9123, "kept": True}},
+    "wasted_bytes": 13_500,
+    "kpis": {
+        "accuracy": {"asked": ">= 0.85", "value": 0.9123, "met": True},
+        "uplink_bytes": {"asked": "<= 2 MB", "value": 2_500_000, "met": False},
+        "most_load": {"asked": "< 0.5", "value": None, "met": None},
+    },
     "a_key_of_tomorrow": [1, 2],
 }
 
@@ -195,15 +202,20 @@ def test_the_page_says_what_the_logs_say(tmp_path: Path) -> None:
         "2 kB up, 24 kB down, 1 kJ on the devices",
         "2 updates were taken: median 1.50, mean 1.50, at most 3 versions late",
         "3 clients were asked, 2 had an update accepted",
-        "0 2 1 0 0 0 30 s 250 J 500 B 0.0",
-        "1 2 1 0 1 0 60 s 500 J 1 kB 3.0",
-        "2 2 0 1 0 1 30 s 250 J 500 B",
+        "0 2 1 0 0 0 0.0 59 s 30 s 250 J 500 B",
+        "1 2 1 0 1 0 3.0 59 s 60 s 500 J 1 kB",
+        "2 2 0 1 0 1 59 s 30 s 250 J 500 B",
+        "67% of the clients have an update in the model",
         "accepted 2 40.0% 1 kB 60 s 500 J",
         "rejected not finite 1 20.0% 500 B 30 s 250 J",
         "superseded 1 20.0% 500 B",
         "1 more were under way",
         "90 s held: loss < 0 & <odd>",
-        "accuracy >= 0.85 0.912 yes",
+        "Bytes wasted 13.5 kB",
+        "1 of 3 met",
+        "accuracy of the newest evaluation >= 0.85 0.9123 met",
+        "uplink bytes all that clients sent <= 2 MB 2.50 MB missed",
+        "most load largest busy share x memory share of a client < 0.5 - not known",
         "d" * 64,
         "torch 2.9.1, isa AVX2, device cpu",
         "seed: 7",
@@ -244,6 +256,49 @@ def test_many_clients_share_a_histogram_and_a_cut_table(tmp_path: Path) -> None:
     assert "50 of 300 clients, most accepted updates first" in text
     assert "updates accepted from one client" in text
     assert len(write_report(tmp_path).read_bytes()) < 500_000
+
+
+def fared(out: Path, clients: int, *, worn: int = 0) -> None:
+    """Write what became of clients, the first of them above the alarm."""
+    events = pd.read_parquet(out / "events.parquet")
+    load = np.full(clients, 0.1)
+    load[:worn] = 0.9
+    about = {
+        "name": [f"silo {client}" for client in range(clients)],
+        "profile": ["edge-gateway"] * clients,
+        "memory_share": load,
+        "accuracy": np.linspace(0.5, 0.9, clients),
+    }
+    table = people.table(events, about)
+    table["load"] = load
+    people.write(table, out)
+
+
+def test_who_took_part(tmp_path: Path) -> None:
+    """Names, devices, accuracies and the alarm come from clients.parquet and the experiment."""
+    synthetic(tmp_path, clients=20, updates=200)
+    fared(tmp_path, 20, worn=2)
+    (tmp_path / "experiment.yaml").write_text("name: worn\nguards: {load: {most: 0.25}}\n")
+    text = page(tmp_path).text
+    assert "0 silo 0 edge-gateway" in text
+    assert "sorted: 0.7000 on average, 0.5105 for the worst tenth" in text
+    assert "Load alarm: 2 clients are above 0.25" in text
+    assert "0 (0.90), 1 (0.90)." in text
+    (tmp_path / "experiment.yaml").write_text("name: worn\nguards: {load: {most: 0.95}}\n")
+    assert "Load alarm" not in page(tmp_path).text
+
+
+@pytest.mark.parametrize("clients", [1, 100_000])
+def test_any_number_of_clients(tmp_path: Path, clients: int) -> None:
+    """One client is its own worst tenth; of a hundred thousand 50 have a row."""
+    synthetic(tmp_path, clients=min(clients, 30), updates=60)
+    fared(tmp_path, clients)
+    whole = write_report(tmp_path).read_text()
+    assert len(whole) < 500_000
+    worst = "0.5000" if clients == 1 else "0.5200"
+    assert f"{worst} for the worst tenth" in whole
+    rows = "1 client<" if clients == 1 else "50 of 100,000 clients"
+    assert rows in whole
 
 
 def test_nothing_at_all(tmp_path: Path) -> None:
