@@ -73,7 +73,6 @@ class Plan:
             faults={Address(f.client, f.number): f.fault for f in experiment.faults},
         )
 
-
     @property
     def evaluation_flops(self) -> float:
         """Return what testing on the test split takes."""
