@@ -18,12 +18,13 @@ import pandas as pd
 from rich.console import Console
 
 from actors.identity import join_paths
-from orchestrator import people, trained
+from orchestrator import people
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment, read
-from orchestrator.readable import plain
 from orchestrator.request import Request, fresh_folder
 from orchestrator.summary import Summary
+from orchestrator.tracking import trained
+from orchestrator.views.readable import plain
 from policies.types import ExperimentError
 
 if TYPE_CHECKING:

@@ -128,7 +128,7 @@ def compare(
     ] = None,
 ) -> None:
     """Put runs side by side: accuracy, time, bytes and energy; seeds are averaged over."""
-    from orchestrator import compare as comparing  # noqa: PLC0415  # Arrow, late
+    from orchestrator.views import compare as comparing  # noqa: PLC0415  # Arrow, late
 
     console = Console()
     found = comparing.compare(runs, uri=mlflow_uri, sort=sort, target=target)
@@ -150,7 +150,7 @@ def fleet(
     from orchestrator.experiment import read  # noqa: PLC0415  # pydantic, late
 
     experiment, notes = read(file, tuple(overrides or ()))
-    from orchestrator import fleet_view, fleet_view_show  # noqa: PLC0415  # torch, late
+    from orchestrator.views import fleet_view, fleet_view_show  # noqa: PLC0415  # torch, late
 
     view = fleet_view.look(experiment)
     if html is not None:
@@ -176,7 +176,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look for what would keep a run from working, and say the way out."""
-    from orchestrator import doctor as doctors  # noqa: PLC0415  # numpy, late
+    from orchestrator.doctor import examination as doctors  # noqa: PLC0415  # numpy, late
 
     findings = doctors.examine(file, address=address, uri=mlflow_uri)
     doctors.show(findings, Console(), as_json=as_json)
@@ -190,7 +190,7 @@ def fetch(
     to: Annotated[Path | None, typer.Option(help="Folder; a cache by default.")] = None,
 ) -> None:
     """Get a data set, or say how."""
-    from orchestrator import fetch as fetching  # noqa: PLC0415  # pydantic, late
+    from orchestrator.doctor import fetch as fetching  # noqa: PLC0415  # pydantic, late
 
     print(fetching.fetch(name, to))  # noqa: T201  # a line for the file, also in a pipe
 

@@ -35,7 +35,7 @@ from orchestrator.clock import WallSettings
 from orchestrator.document import Check, Document
 from orchestrator.fleet import FleetSettings, ServerSettings, fits, training_bytes
 from orchestrator.kpis import Kpis
-from orchestrator.tracking import TrackingSettings
+from orchestrator.tracking.tracker import TrackingSettings
 from policies.aggregation import AggregationPolicy
 from policies.base import Settings
 from policies.guards import Load, Quarantine, Stop

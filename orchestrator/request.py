@@ -12,7 +12,7 @@ from pathlib import Path
 from actors.identity import join_paths
 from orchestrator.document import to_yaml
 from orchestrator.experiment import Experiment, read
-from orchestrator.tracking import TrackingSettings
+from orchestrator.tracking.tracker import TrackingSettings
 from policies.types import ExperimentError
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from actors.learning.holdings import Holdings, hold
 from actors.server import whole_model
-from orchestrator import checkpoint, people, shown, trained
+from orchestrator import checkpoint, people
 from orchestrator.clock import Clock, VirtualClock, WallClock
 from orchestrator.engine import Control, Engine, Interrupted
 from orchestrator.fleet import Fleet
@@ -30,12 +30,13 @@ from orchestrator.log import EVENTS_SCHEMA, OPS_SCHEMA, Log, digest
 from orchestrator.observe import Observer
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
-from orchestrator.report import write_report
 from orchestrator.request import Request
 from orchestrator.runtime import Runtime
 from orchestrator.summary import Summary, of_ledger
 from orchestrator.told import Told, tested
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import shown, trained
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.views.report import write_report
 from policies.types import RunError, Vector, Version
 
 SAVE_SHARE: Final = 10

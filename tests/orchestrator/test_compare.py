@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator.compare import Comparison, compare, show, write
-from orchestrator.compare_figures import Group, group, spread, student, written
-from orchestrator.compare_page import page
-from orchestrator.compare_pictures import band
-from orchestrator.compare_runs import NUMBERS, LeftOut, Run, gather, read
 from orchestrator.log import EVENTS_SCHEMA, Log
-from orchestrator.readable import ACCURACY, BYTES, TIME
+from orchestrator.views.compare import Comparison, compare, show, write
+from orchestrator.views.compare_figures import Group, group, spread, student, written
+from orchestrator.views.compare_page import page
+from orchestrator.views.compare_pictures import band
+from orchestrator.views.compare_runs import NUMBERS, LeftOut, Run, gather, read
+from orchestrator.views.readable import ACCURACY, BYTES, TIME
 from policies.types import ExperimentError
 
 FILE = """

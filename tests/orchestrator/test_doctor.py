@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import doctor_machine as machine
-from orchestrator.doctor import data, examine, show
-from orchestrator.doctor_data import known_sources
-from orchestrator.findings import Finding, note, ok, trouble
-from orchestrator.fit import fit, this_machine
+from orchestrator.doctor import machine
+from orchestrator.doctor.data import known_sources
+from orchestrator.doctor.examination import data, examine, show
+from orchestrator.doctor.findings import Finding, note, ok, trouble
+from orchestrator.doctor.fit import fit, this_machine
 from orchestrator.hosting import Node
 
 SECRET = "c0ffee" * 8
@@ -164,7 +164,7 @@ def test_files_that_are_no_database_of_mlflow(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_store_takes_figures_or_says_why_not(tmp_path: Path) -> None:
     """A real store is tried without leaving a trace; nobody listens on port 1."""
-    from orchestrator.mlflow_store import Shelf
+    from orchestrator.tracking.mlflow_store import Shelf
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     shelf = Shelf(uri)
@@ -297,8 +297,8 @@ def test_nodes_are_asked(small: Any, head: Any, tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_nodes_that_differ() -> None:
     """By hand: one that lacks a package, one of another version, other code, none at all."""
-    from orchestrator import probe
-    from orchestrator.doctor_ray import compared
+    from orchestrator.doctor import probe
+    from orchestrator.doctor.nodes import compared
 
     here = {**probe.look(), "shm_bytes": 10**12}
     versions = here["versions"]

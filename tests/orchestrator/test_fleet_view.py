@@ -19,15 +19,15 @@ from rich.console import Console
 
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
-from orchestrator.fleet_view import FleetView, look
-from orchestrator.fleet_view_day import LOOKS
-from orchestrator.fleet_view_findings import findings
-from orchestrator.fleet_view_groups import DAY_S, Range, moments
-from orchestrator.fleet_view_page import page
-from orchestrator.fleet_view_show import as_json, show, write
-from orchestrator.fleet_view_tables import share, spread
 from orchestrator.hosting import Node
-from orchestrator.readable import BYTES
+from orchestrator.views.fleet_view import FleetView, look
+from orchestrator.views.fleet_view_day import LOOKS
+from orchestrator.views.fleet_view_findings import findings
+from orchestrator.views.fleet_view_groups import DAY_S, Range, moments
+from orchestrator.views.fleet_view_page import page
+from orchestrator.views.fleet_view_show import as_json, show, write
+from orchestrator.views.fleet_view_tables import share, spread
+from orchestrator.views.readable import BYTES
 from policies.types import ExperimentError
 
 TINY = """

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator import shown
 from orchestrator.api import Run, run
 from orchestrator.engine import METRICS
 from orchestrator.fleet import Fleet
-from orchestrator.mlflow_things import MOST_ROWS, table
 from orchestrator.observe import Point
-from orchestrator.outbox import Data
-from orchestrator.tracking import Tracker, TrackingSettings
+from orchestrator.tracking import shown
+from orchestrator.tracking.mlflow_things import MOST_ROWS, table
+from orchestrator.tracking.outbox import Data
+from orchestrator.tracking.tracker import Tracker, TrackingSettings
 from policies.method import Method
 
 MEASURED = (
@@ -124,7 +124,7 @@ def test_models_can_be_left_out(tracked: Callable[..., tuple[Run, Any]]) -> None
 @pytest.mark.slow
 def test_once_more_changes_nothing(tracked: Callable[..., tuple[Run, Any]]) -> None:
     """What seemed to fail is sent again, and is there once; what is gone is a note."""
-    from orchestrator.mlflow_store import Store
+    from orchestrator.tracking.mlflow_store import Store
 
     found, client = tracked()
     run_id = found.summary.mlflow_run_id

@@ -14,8 +14,8 @@ import pytest
 
 from orchestrator import people
 from orchestrator.log import EVENTS_SCHEMA, Log
-from orchestrator.readable import ACCURACY, BYTES, ENERGY, TIME, count, human
-from orchestrator.report import write_report
+from orchestrator.views.readable import ACCURACY, BYTES, ENERGY, TIME, count, human
+from orchestrator.views.report import write_report
 
 SUMMARY: dict[str, Any] = {
     "digest": "d" * 64,

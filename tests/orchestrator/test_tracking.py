@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from orchestrator.observe import Point
-from orchestrator.tracking import Delivery, Tracker, TrackingSettings
+from orchestrator.tracking.tracker import Delivery, Tracker, TrackingSettings
 
 STARTED_MS = 1_700_000_000_000
 PARAMS = {
@@ -317,7 +317,7 @@ def test_the_default_is_a_database_in_the_working_folder(tmp_path: Path) -> None
 import sys
 from pathlib import Path
 from orchestrator.observe import Point
-from orchestrator.tracking import Tracker, TrackingSettings
+from orchestrator.tracking.tracker import Tracker, TrackingSettings
 out = Path(sys.argv[1])
 watched = Tracker(TrackingSettings(), out=out, run_name=out.name, started_ms=1000)
 assert "mlflow" not in sys.modules

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from actors.identity import join_paths
 from actors.learning.evaluation_torch import evaluate
-from orchestrator import served, trained
 from orchestrator.api import Run, load, run
+from orchestrator.tracking import served, trained
 from policies.types import ExperimentError
 
 WAYS = {
@@ -163,5 +163,5 @@ def test_mlflow_loads_a_packaged_model(finished: Callable[..., Run], tmp_path: P
 
 def test_serving_needs_no_mlflow() -> None:
     """The module that MLflow imports imports no MLflow."""
-    program = "import sys, orchestrator.served; sys.exit('mlflow' in sys.modules)"
+    program = "import sys, orchestrator.tracking.served; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""What is missing here, how is it got, and does a fleet fit?"""

@@ -1,0 +1,1 @@
+"""How does a run get to MLflow, and what does it leave of its models?"""

@@ -1,0 +1,1 @@
+"""What do people look at: pages, pictures and tables of runs and fleets?"""

@@ -1,0 +1,163 @@
+"""How does a fleet reach a terminal, a program or a page?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.doctor.findings import Finding
+from orchestrator.views.fleet_view import FleetView
+from orchestrator.views.fleet_view_data import Data
+from orchestrator.views.fleet_view_day import in_words
+from orchestrator.views.fleet_view_tables import Sheet, drop_out, sentences, sheets
+from policies.types import ExperimentError
+
+_PIPE_COLUMNS: Final = 180  # where there is no terminal to be as wide as
+_LABEL_COLUMNS: Final = 14
+_STYLES: Final = {"ok": "green", "note": "yellow", "trouble": "red"}
+_NAMED: Final = 60  # clients that JSON names one by one
+
+
+def show(view: FleetView, console: Console) -> None:
+    """Print a fleet; where there is no terminal, as wide as it needs."""
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_COLUMNS)
+    for sheet in sheets(view):
+        console.print(_table(sheet))
+    for text in sentences(view):
+        console.print(Text(text), soft_wrap=True)
+    if view.hosting.level == "ok":
+        console.print(Text(f"{view.hosting.text}, on this machine"), soft_wrap=True)
+    for finding in (*view.findings, *_troubles(view)):
+        line = Text(f"{finding.level}: ", style=_STYLES[finding.level])
+        line.append(f"{finding.topic}: {finding.text} ", style="default")
+        line.append(finding.way_out, style="dim")
+        console.print(line, soft_wrap=True)
+
+
+def _troubles(view: FleetView) -> Sequence[Finding]:
+    """Return what keeps this machine from hosting the fleet."""
+    return (view.hosting,) if view.hosting.level == "trouble" else ()
+
+
+def _table(sheet: Sheet) -> Table:
+    table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for at, name in enumerate(sheet.columns):
+        words = at < sheet.words
+        table.add_column(
+            name,
+            justify="left" if words else "right",
+            min_width=None if at else _LABEL_COLUMNS,
+            overflow="fold",
+        )
+    for row in sheet.cells:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def as_json(view: FleetView) -> str:
+    """Return the same figures for programs; what is not known is null."""
+    found = {
+        "experiment": view.experiment.name,
+        "clients": view.clients,
+        "parameters": view.parameters,
+        "training_bytes": view.training_bytes,
+        "bytes": view.carried._asdict(),
+        "there": {"least": view.day.least, "most": view.day.most},
+        "kinds": [_kind(view, at) for at in range(len(view.groups))],
+        "data": None if view.data is None else _data(view.data),
+        "hosting": asdict(view.hosting),
+        "findings": [asdict(finding) for finding in view.findings],
+    }
+    return json.dumps(_known(found), indent=2) + "\n"
+
+
+def _kind(view: FleetView, at: int) -> dict[str, Any]:
+    group, work, day = view.groups[at], view.work[at], view.day
+    profile, entry = group.profile, group.entry
+    figures = {name: typical._asdict() for name, typical in _fields(work)}
+    return {
+        "label": group.label,
+        "profile": profile.name,
+        "region": group.region,
+        "clients": int(group.members.size),
+        "flops": group.flops._asdict(),
+        "memory_bytes": profile.memory_bytes,
+        "memory_share": group.memory_share,
+        "downlink": group.downlink._asdict(),
+        "uplink": group.uplink._asdict(),
+        "latency_s": group.latency_s,
+        "compute_watts": profile.compute_watts,
+        "radio_watts": profile.radio_watts,
+        "availability": in_words(view.experiment.fleet, entry),
+        "share_of_day": float(day.shares[at]),
+        "there": day.there[at].tolist(),
+        "never": int(day.never[at]),
+        "on_leave": profile.on_leave,
+        "drop_out": drop_out(view, group),
+        "joins_s": entry.joins_s,
+        "leaves_s": entry.leaves_s,
+        "assignment": {
+            **figures,
+            "updates_an_hour": work.an_hour,
+            "dense_updates_an_hour": work.dense_an_hour,
+        },
+    }
+
+
+def _fields(work: Any) -> list[tuple[str, Any]]:
+    return [(name, getattr(work, name)) for name in work.__dataclass_fields__]
+
+
+def _data(data: Data) -> dict[str, Any]:
+    few = data.whole and data.sizes.size <= _NAMED
+    by_client = zip(data.names, data.sizes.tolist(), data.labels.tolist(), strict=False)
+    return {
+        "examples": data.examples._asdict(),
+        "classes": data.classes._asdict(),
+        "sampled": int(data.sampled.size),
+        "moving": data.moving,
+        "without_tests": data.untested,
+        "clients": [
+            {"name": name, "examples": size, "by_class": labels} for name, size, labels in by_client
+        ]
+        if few
+        else None,
+    }
+
+
+def _known(value: Any) -> Any:
+    """Replace what is no number by null, as JSON has no word for it."""
+    if isinstance(value, Mapping):
+        return {key: _known(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_known(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(view: FleetView, file: Path) -> None:
+    """Write a fleet as a page.
+
+    Raises:
+        ExperimentError: If the file cannot be written.
+    """
+    from orchestrator.views.fleet_view_page import page  # noqa: PLC0415  # Matplotlib, late
+
+    partial = file.with_name(f"{file.name}.tmp")
+    try:
+        partial.write_text(page(view), encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise ExperimentError(
+            f"--html {file} cannot be written: {error.strerror}. Name a file in a folder that "
+            "there is."
+        ) from error

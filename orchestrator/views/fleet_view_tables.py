@@ -1,0 +1,202 @@
+"""How is a fleet told in tables and sentences?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from orchestrator.views.fleet_view import FleetView
+from orchestrator.views.fleet_view_data import Data
+from orchestrator.views.fleet_view_day import in_words
+from orchestrator.views.fleet_view_groups import Group, Range
+from orchestrator.views.readable import BYTES, ENERGY, TIME, Unit, count, human, unit_for
+
+SPEED: Final[Sequence[Unit]] = (
+    (1, "FLOP/s"), (1e3, "kFLOP/s"), (1e6, "MFLOP/s"), (1e9, "GFLOP/s"), (1e12, "TFLOP/s"),
+)  # fmt: skip
+LINK: Final[Sequence[Unit]] = (
+    (1, "bit/s"), (1e3, "kbit/s"), (1e6, "Mbit/s"), (1e9, "Gbit/s"),
+)  # fmt: skip
+_KIND: Final = "kind of client"
+
+
+class Sheet(NamedTuple):
+    """A table.
+
+    Attributes:
+        words: So many columns in front hold words, the others numbers.
+    """
+
+    title: str
+    columns: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    words: int = 1
+
+
+def sheets(view: FleetView) -> Iterator[Sheet]:
+    """Yield the figures as tables."""
+    yield devices(view)
+    yield links(view)
+    yield presence(view)
+    yield assignment(view)
+    if view.data is not None:
+        yield data(view.data, view.shape.classes)
+
+
+def devices(view: FleetView) -> Sheet:
+    """Return what each kind of client has."""
+    columns = (_KIND, "clients", "speed", "memory", "training takes", "power", "power of the link")
+    cells = [
+        (
+            group.label,
+            count(group.members.size),
+            spread(group.flops, SPEED),
+            human(group.profile.memory_bytes, BYTES),
+            share(group.memory_share),
+            f"{count(group.profile.compute_watts)} W",
+            f"{count(group.profile.radio_watts)} W",
+        )
+        for group in view.groups
+    ]
+    return Sheet("Devices", columns, cells)
+
+
+def links(view: FleetView) -> Sheet:
+    """Return how fast each kind's links are."""
+    cells = [
+        (
+            group.label,
+            spread(group.downlink, LINK),
+            spread(group.uplink, LINK),
+            human(group.latency_s, TIME),
+        )
+        for group in view.groups
+    ]
+    return Sheet("Links", (_KIND, "downlink", "uplink", "latency"), cells)
+
+
+def presence(view: FleetView) -> Sheet:
+    """Return when each kind is there."""
+    columns = (_KIND, "there", "when it goes, work is", "of a day", "drop-out", "joins", "leaves")
+    cells = [
+        _presence(view, group, part)
+        for group, part in zip(view.groups, view.day.shares, strict=True)
+    ]
+    return Sheet("Who is there", columns, cells, words=3)
+
+
+def _presence(view: FleetView, group: Group, part: float) -> tuple[str, ...]:
+    entry, fleet = group.entry, view.experiment.fleet
+    return (
+        group.label,
+        in_words(fleet, entry),
+        group.profile.on_leave,
+        share(part),
+        share(chance) if (chance := drop_out(view, group)) else "-",
+        human(entry.joins_s, TIME) if entry.joins_s else "-",
+        "-" if entry.leaves_s is None else human(entry.leaves_s, TIME),
+    )
+
+
+def drop_out(view: FleetView, group: Group) -> float:
+    """Return the probability that a client of a kind abandons an assignment."""
+    own = group.entry.drop_out
+    return view.experiment.fleet.drop_out if own is None else own
+
+
+def assignment(view: FleetView) -> Sheet:
+    """Return what an assignment takes each kind."""
+    columns = (
+        _KIND, "download", "compute", "upload", "in all", "95 %", "updates an hour", "energy",
+        "upload, dense", "in all, dense",
+    )  # fmt: skip
+    cells = [
+        (
+            group.label,
+            human(one.download_s.median, TIME),
+            human(one.compute_s.median, TIME),
+            human(one.upload_s.median, TIME),
+            human(one.total_s.median, TIME),
+            human(one.total_s.high, TIME),
+            _often(one.an_hour),
+            human(one.energy_j.median, ENERGY),
+            human(one.dense_upload_s.median, TIME),
+            human(one.dense_total_s.median, TIME),
+        )
+        for group, one in zip(view.groups, view.work, strict=True)
+    ]
+    return Sheet("One assignment", columns, cells)
+
+
+def share(part: float) -> str:
+    """Write a share in per cent, with three digits; what is less than a thousandth, in words."""
+    return "under 0.1 %" if 0 < part < 1e-3 else f"{count(round(100 * part, 9))} %"
+
+
+def _often(an_hour: float) -> str:
+    return "any number" if math.isinf(an_hour) else count(an_hour)
+
+
+def data(found: Data, classes: int) -> Sheet:
+    """Return how many examples and classes clients have."""
+    rows = (
+        ("examples of an update", found.examples),
+        (f"different classes, of {classes:,}", found.classes),
+    )
+    cells = [(name, count(low), count(mid), count(high)) for name, (low, mid, high) in rows]
+    return Sheet("Data of a client", ("", "least", "median", "most"), cells)
+
+
+def spread(values: Range, units: Sequence[Unit]) -> str:
+    """Write the median, and both ends in its unit where they differ from it."""
+    scale, unit = unit_for(abs(values.median), units)
+    low, median, high = (count(value / scale) for value in values)
+    around = "" if low == median == high else f" ({low} to {high})"
+    return f"{median} {unit}{around}"
+
+
+def sentences(view: FleetView) -> Iterator[str]:
+    """Yield what no table says."""
+    carried, day = view.carried, view.day
+    yield (
+        f"A client that holds no model is sent {human(carried.down, BYTES)} for "
+        f"{view.parameters:,} parameters; an update takes {human(carried.least, BYTES)} at the "
+        f"least and {human(carried.dense, BYTES)} dense."
+    )
+    if not day.whole:
+        yield (
+            f"Of {view.clients:,} clients {day.least:,} to {day.most:,} are there at the same "
+            "time, over the first day."
+        )
+    yield from _of_data(view)
+
+
+def _of_data(view: FleetView) -> Iterator[str]:
+    found, source = view.data, view.experiment.data.source
+    if found is None:
+        yield (
+            f"What data the {view.clients:,} {source} have they tell when they join; until then "
+            "nobody knows how long their training takes."
+        )
+        return
+    dealt = view.experiment.data.partition.kind
+    yield f"{view.shape.train:,} training examples of {source}, dealt out by {dealt}."
+    if found.named and found.whole:
+        least, most = int(np.argmin(found.sizes)), int(np.argmax(found.sizes))
+        ends = (f"{found.names[at]} ({found.sizes[at]:,} examples)" for at in (most, least))
+        yield f"The source names its clients, from {' to '.join(ends)}."
+    if not found.whole:
+        yield (
+            f"Classes were counted of {found.sampled.size:,} of {found.sizes.size:,} clients, "
+            "evenly taken."
+        )
+    if found.moving:
+        yield "An update sees a window of a client's examples; classes are those of all of them."
+    if found.untested is not None:
+        yield (
+            f"{found.untested:,} of {found.sizes.size:,} clients have no test examples of their "
+            "own and take no part in evaluation."
+        )

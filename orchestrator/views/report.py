@@ -1,0 +1,155 @@
+"""What does one page say about a run?
+
+`report.html` stands alone: its pictures are inline SVG, it loads nothing, and the same run writes
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from orchestrator import people
+from orchestrator.log import EVENTS_SCHEMA
+from orchestrator.views import pictures
+from orchestrator.views import report_parts as parts
+from orchestrator.views.pages import Tile, render
+from orchestrator.views.readable import ACCURACY, BYTES, ENERGY, TIME, Unit, count, human, plain
+from orchestrator.views.report_clients import clients as who_took_part
+from orchestrator.yaml_source import NotYamlError, read_yaml
+from policies.guards import Load
+
+
+def write_report(out: Path) -> Path:
+    """Write `report.html` from what a run left in its folder.
+
+    Args:
+        out: Holds `events.parquet`, `summary.json` and `experiment.yaml`; what is missing is left
+            out of the page.
+
+    Returns:
+        The page.
+    """
+    events = _events(out / "events.parquet")
+    summary = json.loads(_text(out / "summary.json") or "{}")
+    experiment = _text(out / "experiment.yaml")
+    clients = _clients(out, events)
+    with pictures.style():
+        sections = [
+            parts.kpis(summary.get("kpis")),
+            parts.learning(events),
+            parts.price(events),
+            parts.spending(events),
+            parts.staleness(events),
+            parts.method(events),
+            who_took_part(clients, _load(experiment)),
+            parts.outcomes(events),
+            parts.guards(events),
+        ]
+    names = ("digest", "numerics", "mlflow_run_id")
+    page = render(
+        "report.html.j2",
+        title=_title(summary, experiment, out),
+        tiles=_tiles(summary),
+        parts=[part for part in sections if part],
+        facts=[(name.replace("_", " "), plain(summary.get(name, "not known"))) for name in names],
+        experiment=experiment,
+    )
+    target = out / "report.html"
+    partial = out / "report.tmp"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+# What the run left.
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _events(path: Path) -> pd.DataFrame:
+    """Return the events in the order of time, with the bytes and energy spent so far."""
+    table = pq.read_table(path) if path.exists() else EVENTS_SCHEMA.empty_table()
+    events: pd.DataFrame = table.to_pandas().sort_values("time_s", kind="stable")
+    for name in ("uplink_bytes", "downlink_bytes", "energy_j"):
+        events[f"all_{name}"] = events[name].fillna(0).astype(float).cumsum()
+    return events
+
+
+def _clients(out: Path, events: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a client, or, of a run that left no table, a row a client that was asked."""
+    file = out / people.FILE
+    if file.exists():
+        return pd.read_parquet(file).set_index("client")
+    asked = events.loc[events["kind"] == "dispatched", "client"]
+    unknown = np.full(0 if asked.empty else int(asked.max()) + 1, np.nan)
+    found = people.table(events, {"memory_share": unknown, "accuracy": unknown})
+    return found[found["asked"] > 0]
+
+
+def _load(experiment: str) -> Load:
+    """Return the guard that raises the alarm, as the experiment has it."""
+    try:
+        settings, _ = read_yaml(experiment)
+        return Load.model_validate(settings["guards"]["load"])
+    except (NotYamlError, LookupError, TypeError, ValueError):
+        return Load()
+
+
+def _title(summary: Mapping[str, Any], experiment: str, out: Path) -> str:
+    named = re.search(r"^name:\s*[\"']?(.+?)[\"']?\s*$", experiment, re.MULTILINE)
+    return str(summary.get("name") or (named.group(1) if named else out.name) or "A run")
+
+
+# The headline.
+
+
+def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
+    """Return the headline figures that the summary knows."""
+
+    def tile(name: str, key: str, units: Sequence[Unit] | None, note: str = "") -> Tile | None:
+        value = summary.get(key)
+        if not isinstance(value, int | float):
+            return None
+        return Tile(name, count(value) if units is None else human(value, units), note)
+
+    def beside(words: str, key: str, units: Sequence[Unit] | None = None) -> str:
+        found = tile(words, key, units)
+        return f"{words} {found.value}" if found else ""
+
+    tiles = (
+        tile(
+            "Final accuracy",
+            "final_accuracy",
+            ACCURACY,
+            beside("best", "best_accuracy", ACCURACY),
+        ),
+        tile("Accuracy of the last tenth", "tail_accuracy", ACCURACY, "mean of evaluations"),
+        tile("Worst tenth of clients", "worst_decile_accuracy", ACCURACY, "accuracy"),
+        tile("Virtual time", "virtual_seconds", TIME, beside("wall", "wall_seconds", TIME)),
+        tile("Versions", "versions", None),
+        tile("Updates", "updates", None, beside("rejected:", "rejected_updates")),
+        tile("Mean staleness", "mean_staleness", None, "versions"),
+        tile("Sent up", "uplink_bytes", BYTES, beside("at best", "uplink_entropy_bytes", BYTES)),
+        tile(
+            "Sent down",
+            "downlink_bytes",
+            BYTES,
+            beside("at best", "downlink_entropy_bytes", BYTES),
+        ),
+        tile("Energy", "energy_joules", ENERGY),
+        tile("Device time wasted", "wasted_device_seconds", TIME),
+        tile("Bytes wasted", "wasted_bytes", BYTES, "sent for updates that came to nothing"),
+        tile("Updates a second", "updates_per_second", None, "of wall time"),
+        tile("Peak memory", "peak_pss_bytes", BYTES, "shared parts counted once"),
+    )
+    return [found for found in tiles if found]
