@@ -417,7 +417,7 @@ def _tuning_table(book: Book, fleet: str) -> Table:
     """Return time to the tuning goal and tail accuracy of every try."""
     best = reference(book, fleet, quick=False)
     sets_it = [] if best is None else book.done([tuning(fleet, BASE)[best]])
-    aim = goal(sets_it) if sets_it else 2.0
+    aim = goal(sets_it) if sets_it else None
     lines = []
     for method, about in METHODS.items():
         chosen = tuned(book, fleet, method, quick=False)
@@ -427,13 +427,13 @@ def _tuning_table(book: Book, fleet: str) -> Table:
                 text = _tried(book.find(tuning(fleet, method)[Try(lr, value)]), aim)
                 line.append(f"**{text}**" if Try(lr, value) == chosen else text)
             lines.append(line)
-    told = f"to {100 * aim:.1f} %" if sets_it else "not yet"
+    told = "not yet" if aim is None else f"to {100 * aim:.1f} %"
     title = f"Tuning, {FLEETS[fleet].title}, one seed: virtual s {told}, and tail accuracy in %"
     return Table(title, ("method", "setting", *(f"lr {lr:g}" for lr in RATES)), lines)
 
 
-def _tried(record: Record | None, aim: float) -> str:
-    if record is None:
+def _tried(record: Record | None, aim: float | None) -> str:
+    if record is None or aim is None:
         return "-"
     if record["failed"]:
         return "diverged"

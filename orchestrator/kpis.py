@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import AfterValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from orchestrator.views.readable import BYTES, TIME, human
 from policies.units import DURATION, SIZE, Dimension
 
 DAY_S: Final = 86_400.0
@@ -79,10 +80,16 @@ class Verdict(NamedTuple):
     value: float | None
     met: bool | None
 
-    def text(self) -> str:
-        """Return it in a few words."""
+    def text(self, name: str) -> str:
+        """Return it in a few words, of the figure that `name` names."""
         word = {True: "met", False: "missed", None: "not known"}[self.met]
-        return word if self.value is None else f"{word}: {self.value:.6g} {self.asked}"
+        if self.value is None:
+            return f"{word}: {self.asked}"
+        dimension = FIGURES[name].dimension
+        shown = f"{self.value:.6g}"
+        if dimension is not None:
+            shown = human(self.value, BYTES if dimension is SIZE else TIME)
+        return f"{word}: {shown}, asked {self.asked}"
 
 
 def parse(name: str, condition: str) -> tuple[str, float]:

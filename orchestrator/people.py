@@ -60,6 +60,8 @@ def table(events: pd.DataFrame, about: Mapping[str, npt.NDArray[Any]]) -> pd.Dat
     taken = events[events["kind"] == "committed"]
     taken = taken.assign(client=taken["client"].astype("int64"))
     by_client = updates.groupby("client")
+    tested = events[events["kind"] == "tested"]
+    of_tests = tested.groupby(tested["client"].astype("Int64"))
     clients["asked"] = asked["client"].value_counts()
     outcomes = pd.crosstab(updates["client"], updates["outcome"])
     for outcome in OUTCOMES:
@@ -68,9 +70,10 @@ def table(events: pd.DataFrame, about: Mapping[str, npt.NDArray[Any]]) -> pd.Dat
     clients["share"] = clients["committed"] / max(len(taken), 1)
     clients["staleness"] = taken.groupby("client")["staleness"].mean()
     clients["cycle_s"] = by_client["cycle_s"].mean()
-    clients["downlink_bytes"] = asked.groupby("client")["downlink_bytes"].sum()
+    sent = asked.groupby("client")["downlink_bytes"].sum()
+    clients["downlink_bytes"] = sent.add(of_tests["downlink_bytes"].sum(), fill_value=0)
     for name in ("uplink_bytes", "device_s", "energy_j"):
-        clients[name] = by_client[name].sum()
+        clients[name] = by_client[name].sum().add(of_tests[name].sum(), fill_value=0)
     counted = ["asked", *OUTCOMES, "committed", "share", "downlink_bytes"]
     counted += ["uplink_bytes", "device_s", "energy_j"]
     clients[counted] = clients[counted].astype(float).fillna(0)

@@ -44,7 +44,7 @@ def show(summary: Summary, folder: Path, experiment: Experiment, console: Consol
     for name, value in rows.items():
         table.add_row(name, value)
     for name, kpi in summary.kpis.items():
-        table.add_row(f"KPI {name}", Verdict(**kpi).text())
+        table.add_row(f"KPI {name}", Verdict(**kpi).text(name))
     console.print(table)
     for text in (
         f"digest   {summary.digest}",

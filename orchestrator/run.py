@@ -367,7 +367,7 @@ class _Run:
             "digest": summary.digest,
             "numerics": summary.numerics,
             "lineage": newest.lineage,
-            **{f"kpi.{name}": verdict.text() for name, verdict in verdicts.items()},
+            **{f"kpi.{name}": verdict.text(name) for name, verdict in verdicts.items()},
         }.items():
             self._tracker.tag(name, value)
         self._tracker.finals(

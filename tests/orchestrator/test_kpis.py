@@ -96,6 +96,17 @@ def test_verdicts() -> None:
     assert verdicts["uplink_bytes"] == ("<= 1 MB", 2e6, False)
 
 
+def test_verdicts_in_words() -> None:
+    """Figures are written as people read them."""
+    kpis = {"uplink_bytes": "<= 1 MB", "virtual_seconds": "<= 2 h", "accuracy": ">= 0.85"}
+    verdicts = judge(kpis, {"uplink_bytes": 2.5e6, "virtual_seconds": 600.0})
+    assert {name: verdict.text(name) for name, verdict in verdicts.items()} == {
+        "uplink_bytes": "missed: 2.50 MB, asked <= 1 MB",
+        "virtual_seconds": "met: 10 min, asked <= 2 h",
+        "accuracy": "not known: >= 0.85",
+    }
+
+
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_comparisons_are_what_they_say(value: float, threshold: float) -> None:
     """Strict and loose comparisons differ at equality alone, and opposites exclude each other."""

@@ -61,6 +61,18 @@ def test_by_hand(events: pd.DataFrame) -> None:
     np.testing.assert_allclose(clients["load"], [0.1, 0.005, 0.0])
 
 
+def test_tests_of_its_own_count(events: pd.DataFrame) -> None:
+    """What a client's test of a version took is the client's; it is no update of its."""
+    spent = {"device_s": 1.0, "energy_j": 2.0, "uplink_bytes": 16, "downlink_bytes": 1000}
+    test = row("tested", 20.0, 2, accuracy=0.5, **spent) | {"number": None}
+    more = pd.concat([events, pd.DataFrame([test], columns=EVENTS_SCHEMA.names)])
+    clients = people.table(more, ABOUT)
+    assert list(clients["downlink_bytes"]) == [1500, 1000, 1000]
+    assert list(clients["uplink_bytes"]) == [200, 0, 16]
+    assert list(clients["device_s"]) == [4.0, 1.0, 1.0]
+    assert list(clients["asked"]) == [2, 1, 0]
+
+
 def test_figures_by_hand(events: pd.DataFrame) -> None:
     """The worst tenth is one client at least; clients without an accuracy do not count in it."""
     found = people.figures(people.table(events, ABOUT))
