@@ -186,13 +186,6 @@ def write(found: Comparison, file: Path) -> None:
         ExperimentError: If the file cannot be written.
     """
     from orchestrator.views.compare_page import page  # noqa: PLC0415  # Matplotlib, late
+    from orchestrator.views.pages import save  # noqa: PLC0415  # Jinja, late
 
-    partial = file.with_name(f"{file.name}.tmp")
-    try:
-        partial.write_text(page(found), encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise ExperimentError(
-            f"--html {file} cannot be written: {error.strerror}. Name a file in a folder that "
-            "there is."
-        ) from error
+    save(page(found), file)

@@ -19,7 +19,6 @@ from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.fleet_view_data import Data
 from orchestrator.views.fleet_view_day import in_words
 from orchestrator.views.fleet_view_tables import Sheet, drop_out, sentences, sheets
-from policies.types import ExperimentError
 
 _PIPE_COLUMNS: Final = 180  # where there is no terminal to be as wide as
 _LABEL_COLUMNS: Final = 14
@@ -151,13 +150,6 @@ def write(view: FleetView, file: Path) -> None:
         ExperimentError: If the file cannot be written.
     """
     from orchestrator.views.fleet_view_page import page  # noqa: PLC0415  # Matplotlib, late
+    from orchestrator.views.pages import save  # noqa: PLC0415  # Jinja, late
 
-    partial = file.with_name(f"{file.name}.tmp")
-    try:
-        partial.write_text(page(view), encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise ExperimentError(
-            f"--html {file} cannot be written: {error.strerror}. Name a file in a folder that "
-            "there is."
-        ) from error
+    save(page(view), file)

@@ -14,6 +14,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from policies.types import ExperimentError
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -77,3 +79,20 @@ def render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**content)
+
+
+def save(text: str, file: Path) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        ExperimentError: If the file cannot be written.
+    """
+    partial = file.with_name(f"{file.name}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise ExperimentError(
+            f"--html {file} cannot be written: {error.strerror}. Name a file in a folder that "
+            "there is."
+        ) from error
