@@ -19,12 +19,14 @@ from orchestrator.books import Resources
 from orchestrator.experiment import Evaluate
 from orchestrator.fleet import Fleet
 from orchestrator.runtime import Handle, Pending, Runtime
-from orchestrator.stages import Compute, Download
+from orchestrator.stages import Download
 from orchestrator.timetable import Timetable
-from policies.types import Address, Version, stream
+from policies.types import Address, RunError, Version, stream
 
 NUMBER_BYTES: Final = 8
 """What each count of a score is taken to need on the uplink."""
+MOST_TRIES: Final = 100
+"""Times that a client which keeps going away begins a test."""
 
 
 class Test(NamedTuple):
@@ -82,16 +84,12 @@ class Examiner:
         self._fleet = fleet
         self._timetable = timetable
         self._runtime = runtime
+        self._joules = (fleet.transfer_j, fleet.compute_j, fleet.transfer_j)  # down, at work, up
         self._exams: dict[Version, _Exam] = {}
 
     def __contains__(self, version: Version) -> bool:
         """Whether a version is being tested."""
         return version in self._exams
-
-    @property
-    def versions(self) -> list[Version]:
-        """What is being tested."""
-        return list(self._exams)
 
     def pending(self, version: Version) -> Pending[Any]:
         """Return what the result waits for."""
@@ -141,26 +139,41 @@ class Examiner:
             able = np.sort(rng.choice(able, count, replace=False))
         tests = [self._test(int(client), version, size, now_s) for client in able]
         limit = math.inf if settings.deadline is None else now_s + settings.deadline
-        in_time = [test for test in tests if test.end_s <= limit and test.end_s < math.inf]
-        return tuple(in_time or [min(tests, key=lambda test: (test.end_s, test.client))])
+        coming = [test for test in tests if test.end_s < math.inf]
+        if not coming:
+            raise RunError(
+                f"no client can test version {version.number}: of those with test examples none "
+                "is there again for long enough. Change fleet.availability, or raise "
+                "evaluate.share."
+            )
+        in_time = [test for test in coming if test.end_s <= limit]
+        return tuple(in_time or [min(coming, key=lambda test: (test.end_s, test.client))])
 
     def _test(self, client: int, version: Version, size: int, now_s: float) -> Test:
-        """Return when a client could have tested, if it is not lost meanwhile."""
+        """Return when a client has tested; one that is lost begins again when it is back."""
         flops = self._task.forward_flops * int(self._task.own_examples[client])
-        begin_s = now_s if self._fleet.always_there else self._fleet.back_at(client, now_s)
         uplink = NUMBER_BYTES * (2 * self._task.classes + 2)
-        if begin_s == math.inf:
-            return Test(client, math.inf, 0.0, 0.0, size, uplink)
         address = Address(client, version.number)
-        down = self._timetable.leg(address, Download(size), begin_s, 1.0)
-        work = self._timetable.leg(address, Compute(flops), down.end_s, 1.0)
-        up = self._timetable.upload(address, work.end_s, uplink)
-        links_s = down.busy_s + up.busy_s
-        energy = self._fleet.transfer_j(client, links_s)
-        energy += self._fleet.compute_j(client, work.busy_s)
-        lost = down.lost or work.lost or up.lost
-        end_s = math.inf if lost else up.end_s
-        return Test(client, end_s, links_s + work.busy_s, energy, size, uplink)
+        device_s = energy_j = 0.0
+        sent = 0
+        for _ in range(MOST_TRIES):
+            if not self._fleet.always_there:
+                now_s = self._fleet.back_at(client, now_s)
+            if now_s == math.inf:
+                break
+            sent += size
+            legs = [self._timetable.leg(address, Download(size), now_s, 1.0)]
+            if not legs[-1].lost:
+                legs.append(self._timetable.work(address, legs[-1].end_s, flops))
+            if len(legs) > 1 and not legs[-1].lost:
+                legs.append(self._timetable.upload(address, legs[-1].end_s, uplink))
+            for leg, joules in zip(legs, self._joules, strict=False):
+                device_s += leg.busy_s
+                energy_j += joules(client, leg.busy_s)
+            now_s = legs[-1].end_s
+            if not legs[-1].lost:
+                return Test(client, now_s, device_s, energy_j, sent, uplink)
+        return Test(client, math.inf, device_s, energy_j, sent, 0)
 
     def finish(self, version: Version) -> tuple[Evaluation, list[tuple[Test, Score]]]:
         """Return what was found, and each client's part in it."""

@@ -75,9 +75,17 @@ class Timetable:
             share = self._fleet.drops_out_at(client, number)
             if share is not None:
                 return self._given_up(address, share, stage.flops, begin_s, density)
-            span = self._fleet.compute(client, number, begin_s, stage.flops, density)
+            return self.work(address, begin_s, stage.flops, density)
         else:
             return self.upload(address, begin_s, stage.least_bytes)
+        return self._cut(client, begin_s, span.end_s, span.busy_s)
+
+    def work(self, address: Address, begin_s: float, flops: float, density: float = 1.0) -> Leg:
+        """Return the leg of computing that nobody gives up."""
+        if not self._delays:
+            return Leg(begin_s, begin_s, 0.0)
+        client, number = address
+        span = self._fleet.compute(client, number, begin_s, flops, density)
         return self._cut(client, begin_s, span.end_s, span.busy_s)
 
     def upload(self, address: Address, begin_s: float, size: int) -> Leg:
@@ -114,7 +122,5 @@ class Timetable:
         self, address: Address, share: float, flops: float, begin_s: float, density: float
     ) -> Leg:
         """End a leg where its client gives up, unless it is lost before."""
-        client, number = address
-        span = self._fleet.compute(client, number, begin_s, share * flops, density)
-        leg = self._cut(client, begin_s, span.end_s, span.busy_s)
+        leg = self.work(address, begin_s, share * flops, density)
         return leg._replace(done=share * leg.done, lost=leg.lost or Reason.GAVE_UP)

@@ -69,6 +69,10 @@ class Holdings(ABC):
     shape: DataShape
 
     @abstractmethod
+    def moments(self) -> tuple[float, float]:
+        """Return mean and standard deviation of uint8 inputs, where 255 is 1."""
+
+    @abstractmethod
     def __len__(self) -> int:
         """Count clients."""
 
@@ -117,6 +121,10 @@ class Dealt(Holdings):
     def shape(self) -> DataShape:  # type: ignore[override]  # as good as an attribute
         """What the data set looks like."""
         return self.data.shape
+
+    def moments(self) -> tuple[float, float]:
+        """Return those of the training split."""
+        return self.data.mean, self.data.std
 
     def __len__(self) -> int:
         """Count clients."""
@@ -193,6 +201,10 @@ class Siloed(Holdings):
     def shape(self) -> DataShape:  # type: ignore[override]  # as good as an attribute
         """What the file says that the data looks like."""
         return self.settings.shape()
+
+    def moments(self) -> tuple[float, float]:
+        """Return what the file says."""
+        return self.settings.mean, self.settings.std
 
     def __len__(self) -> int:
         """Count clients."""

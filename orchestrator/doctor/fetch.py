@@ -7,7 +7,6 @@ import gzip
 import io
 import lzma
 import math
-import os
 import shutil
 import struct
 import subprocess
@@ -17,6 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+from actors.learning.sources.cache import cache_folder
 from orchestrator.doctor.data import known_sources
 from policies.types import ExperimentError, RunError
 
@@ -63,19 +63,12 @@ def fetch(name: str, to: Path | None) -> str:
     if missing is None and to is None:
         return f"{name} is there: it comes with a package.\ndata: {{source: {name}}}"
     if name == FASHION:
-        return fashion_mnist(to or cache() / FASHION)
+        return fashion_mnist(to or cache_folder() / FASHION)
     if missing is None:
         raise RunError(
             f"{name} comes with a package and is there; it has no folder. Leave --to out."
         )
     raise RunError(f"{name} comes in a package. {missing}")
-
-
-def cache() -> Path:
-    """Return the folder for what can be got again."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
-    return base / "latecomer"
 
 
 def fashion_mnist(folder: Path) -> str:

@@ -199,18 +199,6 @@ class Fleet:
             return None
         return float(uniforms(self.seed, "drop-out-share", client, number)[0])
 
-    def download_s(self, client: int, size: int) -> float:
-        """Return the seconds until `size` bytes have reached the client."""
-        return self.download(client, 0.0, size).busy_s
-
-    def upload_s(self, client: int, size: int) -> float:
-        """Return the seconds until `size` bytes from the client have reached the server."""
-        return self.upload(client, 0.0, size).busy_s
-
-    def compute_s(self, client: int, number: int, flops: float) -> float:
-        """Return the seconds that `flops` operations take in dispatch `number` of the client."""
-        return self.compute(client, number, 0.0, flops).busy_s
-
     # ------------------------------------------------------------ who is there
 
     @property

