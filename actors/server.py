@@ -85,6 +85,7 @@ class Receipt:
     Attributes:
         version: The version it made.
         whole: What sending all of it takes; None where that depends on what a client holds.
+        bytes: Of its message, which is all of it.
         hash: XXH3-128 of its message.
         nonzeros: Parameters that are not zero.
         committed: The updates in it, in order.
@@ -93,6 +94,7 @@ class Receipt:
 
     version: Version
     whole: Shipment | None
+    bytes: int
     hash: str
     nonzeros: int
     committed: tuple[Committed, ...]
@@ -407,7 +409,8 @@ class Server:
         nonzeros = int(np.count_nonzero(self._publisher.newest))
         digest = xxhash.xxh3_128_hexdigest(message.data)
         measures = tuple(sorted(applied.measures.items())) if applied is not None else ()
-        receipt = Receipt(version, whole, digest, nonzeros, committed, measures)
+        size = int(message.size)
+        receipt = Receipt(version, whole, size, digest, nonzeros, committed, measures)
         self._last = (receipt, message)
         return self._last
 

@@ -285,13 +285,26 @@ class ClientStates:
             self._provisional.setdefault(client, []).append((number, state))
 
 
+class Published(NamedTuple):
+    """What is known of a published version.
+
+    Attributes:
+        whole: What sending it takes; None where that depends on what a client holds.
+        bytes: Of the message that holds all of it.
+        nonzeros: Parameters that are not zero.
+    """
+
+    whole: Shipment | None
+    bytes: int
+    nonzeros: int
+
+
 class VersionStore:
     """Which versions exist, which is the newest that clients get, and which are still needed."""
 
     def __init__(self) -> None:
         self._handles: dict[Version, Handle] = {}
-        self._whole: dict[Version, Shipment | None] = {}
-        self._nonzeros: dict[Version, int] = {}
+        self._published: dict[Version, Published] = {}
         self._users: dict[Version, int] = {}
         self._newest: Version | None = None
 
@@ -300,18 +313,16 @@ class VersionStore:
         self._handles[version] = handle
         self._users[version] = 1
 
-    def publish(self, version: Version, whole: Shipment | None, nonzeros: int) -> None:
+    def publish(self, version: Version, published: Published) -> None:
         """Make a version the newest; the one before goes once nobody uses it.
 
         Args:
             version: Newer than the newest.
-            whole: What sending it takes; None where that depends on what a client holds.
-            nonzeros: Parameters that are not zero.
+            published: What is known of it.
         """
         if self._newest is not None and version <= self._newest:
             raise ValueError(f"{version} cannot follow {self._newest}")
-        self._whole[version] = whole
-        self._nonzeros[version] = nonzeros
+        self._published[version] = published
         before, self._newest = self._newest, version
         if before is not None:
             self.release(before)
@@ -327,13 +338,9 @@ class VersionStore:
         """Return a version's handle."""
         return self._handles[version]
 
-    def whole(self, version: Version) -> Shipment | None:
-        """Return what sending a published version takes, if that is the same for all."""
-        return self._whole[version]
-
-    def nonzeros(self, version: Version) -> int:
-        """Return how many parameters of a published version are not zero."""
-        return self._nonzeros[version]
+    def published(self, version: Version) -> Published:
+        """Return what is known of a published version."""
+        return self._published[version]
 
     def hold(self, version: Version) -> Handle:
         """Count one more user of a version, and return its handle."""
@@ -345,17 +352,16 @@ class VersionStore:
         self._users[version] -= 1
         if not self._users[version]:
             del self._users[version], self._handles[version]
-            self._whole.pop(version, None)
-            self._nonzeros.pop(version, None)
+            self._published.pop(version, None)
 
     def __contains__(self, version: Version) -> bool:
         """Whether somebody still needs it."""
         return version in self._handles
 
-    def items(self) -> list[tuple[Version, int, Shipment | None, int, Handle]]:
-        """Return (version, users, whole, nonzeros, handle) in order, for a checkpoint."""
+    def items(self) -> list[tuple[Version, int, Published | None, Handle]]:
+        """Return (version, users, published, handle) in order, for a checkpoint."""
         return [
-            (v, self._users[v], self._whole.get(v), self._nonzeros.get(v, 0), self._handles[v])
+            (v, self._users[v], self._published.get(v), self._handles[v])
             for v in sorted(self._handles)
         ]
 
@@ -363,8 +369,7 @@ class VersionStore:
         self,
         version: Version,
         users: int,
-        whole: Shipment | None,
-        nonzeros: int,
+        published: Published | None,
         handle: Handle,
         *,
         newest: bool,
@@ -372,8 +377,8 @@ class VersionStore:
         """Read one of `items` back."""
         self._handles[version] = handle
         self._users[version] = users
-        self._whole[version] = whole
-        self._nonzeros[version] = nonzeros
+        if published is not None:
+            self._published[version] = published
         if newest:
             self._newest = version
 

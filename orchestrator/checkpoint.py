@@ -25,6 +25,7 @@ from actors.server import Committed, Delivery, Receipt, Snapshot
 from orchestrator.books import (
     ClientStates,
     Ledger,
+    Published,
     Resources,
     Roster,
     VersionStore,
@@ -173,12 +174,11 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "best": engine.best,
         "last_evaluation": [last[0], asdict(last[1])] if last else None,
         "exams": engine.examiner.dump(),
-        "whole_bytes": engine.whole_bytes,
         "receipts": [(v, _receipt(p.result())) for v, p in engine.receipts.items()],
         "last_number": sorted(server.last_number.items()),
         "versions": [
-            (v, users, whole, nonzeros, v == newest, blobs.save(f"version/{v.number}", handle))
-            for v, users, whole, nonzeros, handle in engine.versions.items()
+            (v, users, published, v == newest, blobs.save(f"version/{v.number}", handle))
+            for v, users, published, handle in engine.versions.items()
         ],
         "states": [
             (c, n, committed, blobs.save(f"state/{c}/{n}", place))
@@ -244,7 +244,6 @@ class _Reader:
         best = state["best"]
         engine.best = (best[0], Version(*best[1])) if best else None
         engine.receipts = {Version(*v): Ready(_read_receipt(r)) for v, r in state["receipts"]}
-        engine.whole_bytes = state["whole_bytes"]
         engine.examiner.load(state["exams"], engine.versions.handle)
         self._flights()
 
@@ -273,10 +272,9 @@ class _Reader:
 
     def _versions(self) -> None:
         versions = VersionStore()
-        for version, users, whole, nonzeros, newest, name in self._state["versions"]:
-            shipment = None if whole is None else Shipment(*whole)
-            handle = self._handle(name)
-            versions.put(Version(*version), users, shipment, nonzeros, handle, newest=newest)
+        for version, users, published, newest, name in self._state["versions"]:
+            known = None if published is None else _published(*published)
+            versions.put(Version(*version), users, known, self._handle(name), newest=newest)
         self._engine.versions = versions
 
     def _states(self) -> None:
@@ -314,6 +312,10 @@ class _Reader:
         delivery = Delivery(flight.address, flight.base, 0, int(payload.size))
         self._engine.runtime.deliver([delivery], payload)
         flight.finished = Finished(None, self._place(name))
+
+
+def _published(whole: list[Any] | None, size: int, nonzeros: int) -> Published:
+    return Published(None if whole is None else Shipment(*whole), size, nonzeros)
 
 
 def _leg(begin_s: float, end_s: float, busy_s: float, done: float, lost: str) -> Leg:

@@ -24,6 +24,7 @@ from orchestrator.books import (
     Kind,
     Ledger,
     Present,
+    Published,
     Resources,
     Roster,
     VersionStore,
@@ -122,7 +123,6 @@ class Engine:
         self.best: tuple[float, Version] | None = None
         self.selections = 0
         self.points = 0
-        self.whole_bytes = 0  # of a version that a client without any is sent
         self.stopped: StopReason | None = None
         self.paused = False
         self.versions.add(self.head, initial)
@@ -144,12 +144,11 @@ class Engine:
         """Publish and evaluate version 0, and ask the first clients."""
         message = self.runtime.fetch(self.versions.handle(self.head))
         whole = self.runtime.quote([None], self.head)[0]
-        self.whole_bytes = whole.bytes
         parameters = whole_model(message, self.schema)[: self.schema.parameters]
         nonzeros = int(np.count_nonzero(parameters))
-        self.versions.publish(
-            self.head, None if self.plan.method.downlink.ring_bytes() else whole, nonzeros
-        )
+        ring = self.plan.method.downlink.ring_bytes()
+        published = Published(None if ring else whole, whole.bytes, nonzeros)
+        self.versions.publish(self.head, published)
         self._journal.published(self.head, nonzeros, xxhash.xxh3_128_hexdigest(message.data))
         self._evaluate(self.head, duration_s=0.0)
         limit = self.plan.stop.virtual_seconds
@@ -314,7 +313,7 @@ class Engine:
     def _quotes(self, clients: Sequence[int]) -> list[Shipment]:
         """Return what it takes to bring clients to the newest version from what they hold."""
         newest = self.versions.newest
-        whole = self.versions.whole(newest)
+        whole = self.versions.published(newest).whole
         if whole is not None or not clients:
             return [] if whole is None else [whole] * len(clients)
         return self.runtime.quote([self.held.get(client) for client in clients], newest)
@@ -329,7 +328,7 @@ class Engine:
             int(self.plan.examples[client]), self.plan.forward_flops
         )
         stages = plain_training(shipment.bytes, flops, self._least_bytes)
-        density = self.versions.nonzeros(base) / max(self.schema.parameters, 1)
+        density = self.versions.published(base).nonzeros / max(self.schema.parameters, 1)
         legs = self._timetable.legs(address, stages, self.clock.now_s(), density)
         flight = Flight(address, base, self.states.current(client), held, density, stages, legs)
         self.flights[address] = flight
@@ -607,7 +606,8 @@ class Engine:
             self.ledger.committed += 1
             self.ledger.staleness_sum += entry.staleness
             self._journal.committed(entry, version, flight.base)
-        self.versions.publish(version, receipt.whole, receipt.nonzeros)
+        published = Published(receipt.whole, receipt.bytes, receipt.nonzeros)
+        self.versions.publish(version, published)
         self._journal.published(version, receipt.nonzeros, receipt.hash)
         for name, value in receipt.measures:
             self._journal.measured(version, name, value)
@@ -634,7 +634,7 @@ class Engine:
         end = self.examiner.begin(
             version,
             self.versions.hold(version),
-            size=self.whole_bytes,
+            size=self.versions.published(version).bytes,
             now_s=now,
             resources=self.resources,
             service_s=duration_s,

@@ -114,6 +114,23 @@ def test_the_evaluation_is_the_clients_own(tmp_path: Path) -> None:
     assert found.summary.device_seconds == pytest.approx(spent)
 
 
+def test_a_test_costs_the_version_that_is_tested(tmp_path: Path) -> None:
+    """A sparse version is sent to testers in as few bytes as it takes, which fall as it thins."""
+    method = {
+        "concurrency": 3,
+        "training": {"kind": "sparsyfed", "lr": 0.3, "batch_size": 10},
+        "uplink": {"kind": "sparse-weights", "density": 0.2},
+        "downlink": {"kind": "sparse"},
+        "aggregation": {"kind": "fedbuff", "form": "weights", "size": 2},
+    }
+    model = {"kind": "mlp", "hidden": [64]}
+    found = run(settings(method=method, model=model), out=tmp_path / "run", in_process=True)
+    tested = found.events[found.events["kind"] == "tested"]
+    sent = tested.groupby("version")["downlink_bytes"].agg(["min", "max"])
+    assert (sent["min"] == sent["max"]).all()
+    assert sent["max"][10] < 0.9 * sent["max"][0]
+
+
 def test_the_same_digest_again(tmp_path: Path) -> None:
     """Silos and their tests repeat bit for bit."""
     runs = [run(settings(), out=tmp_path / name, in_process=True) for name in ("a", "b")]
