@@ -221,16 +221,23 @@ class Publisher:
             to: A published version, not older than any that was asked for before.
         """
         key = (held if self._policy.ring_bytes() else None, to)
-        if key[0] is None and not self._policy.sparse():
-            public = self._versions[to]
-            return Shipment(public.bytes, self._wholly(public).entropy_bytes)
         if key not in self._quotes:
             for old in [v for v in self._versions if v < to]:  # nobody is sent these any more
                 del self._versions[old]
             self._quotes = {k: v for k, v in self._quotes.items() if k[1] >= to}
-            message, entropy = self._shortest(*key)
-            self._quotes[key] = Shipment(int(message.size), entropy)
+            self._quotes[key] = self._quote(*key)
         return self._quotes[key]
+
+    def whole(self) -> Shipment:
+        """Return what sending the newest version takes to a client that holds nothing."""
+        return self._quote(None, self._public.version)
+
+    def _quote(self, held: Version | None, to: Version) -> Shipment:
+        if held is None and not self._policy.sparse():
+            public = self._versions[to]
+            return Shipment(public.bytes, self._wholly(public).entropy_bytes)
+        message, entropy = self._shortest(held, to)
+        return Shipment(int(message.size), entropy)
 
     def ship(self, held: Version | None, to: Version) -> Buffer:
         """Write the message that `quote` counts."""

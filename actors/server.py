@@ -84,8 +84,7 @@ class Receipt:
 
     Attributes:
         version: The version it made.
-        whole: What sending all of it takes; None where that depends on what a client holds.
-        bytes: Of its message, which is all of it.
+        whole: What sending it takes to a client that holds nothing.
         hash: XXH3-128 of its message.
         nonzeros: Parameters that are not zero.
         committed: The updates in it, in order.
@@ -93,8 +92,7 @@ class Receipt:
     """
 
     version: Version
-    whole: Shipment | None
-    bytes: int
+    whole: Shipment
     hash: str
     nonzeros: int
     committed: tuple[Committed, ...]
@@ -403,14 +401,11 @@ class Server:
     ) -> tuple[Receipt, Buffer]:
         self._version = version
         message = self._publisher.publish(version, self._model, applied, self._masks, self._density)
-        whole = None
-        if not self._method.downlink.ring_bytes():
-            whole = self._publisher.quote(None, version)
         nonzeros = int(np.count_nonzero(self._publisher.newest))
         digest = xxhash.xxh3_128_hexdigest(message.data)
         measures = tuple(sorted(applied.measures.items())) if applied is not None else ()
-        size = int(message.size)
-        receipt = Receipt(version, whole, size, digest, nonzeros, committed, measures)
+        whole = self._publisher.whole()
+        receipt = Receipt(version, whole, digest, nonzeros, committed, measures)
         self._last = (receipt, message)
         return self._last
 

@@ -289,13 +289,11 @@ class Published(NamedTuple):
     """What is known of a published version.
 
     Attributes:
-        whole: What sending it takes; None where that depends on what a client holds.
-        bytes: Of the message that holds all of it.
+        whole: What sending it takes to a client that holds nothing.
         nonzeros: Parameters that are not zero.
     """
 
-    whole: Shipment | None
-    bytes: int
+    whole: Shipment
     nonzeros: int
 
 

@@ -314,8 +314,8 @@ class _Reader:
         flight.finished = Finished(None, self._place(name))
 
 
-def _published(whole: list[Any] | None, size: int, nonzeros: int) -> Published:
-    return Published(None if whole is None else Shipment(*whole), size, nonzeros)
+def _published(whole: list[Any], nonzeros: int) -> Published:
+    return Published(Shipment(*whole), nonzeros)
 
 
 def _leg(begin_s: float, end_s: float, busy_s: float, done: float, lost: str) -> Leg:
@@ -324,12 +324,11 @@ def _leg(begin_s: float, end_s: float, busy_s: float, done: float, lost: str) ->
 
 def _read_receipt(data: dict[str, Any]) -> Receipt:
     committed = tuple(Committed(Address(*a), s, w) for a, s, w in data["committed"])
-    whole = None if data["whole"] is None else Shipment(*data["whole"])
     measures = tuple((name, value) for name, value in data["measures"])
     typed = {
         "version": Version(*data["version"]),
         "committed": committed,
-        "whole": whole,
+        "whole": Shipment(*data["whole"]),
         "measures": measures,
     }
     return Receipt(**data | typed)

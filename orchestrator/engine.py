@@ -146,9 +146,7 @@ class Engine:
         whole = self.runtime.quote([None], self.head)[0]
         parameters = whole_model(message, self.schema)[: self.schema.parameters]
         nonzeros = int(np.count_nonzero(parameters))
-        ring = self.plan.method.downlink.ring_bytes()
-        published = Published(None if ring else whole, whole.bytes, nonzeros)
-        self.versions.publish(self.head, published)
+        self.versions.publish(self.head, Published(whole, nonzeros))
         self._journal.published(self.head, nonzeros, xxhash.xxh3_128_hexdigest(message.data))
         self._evaluate(self.head, duration_s=0.0)
         limit = self.plan.stop.virtual_seconds
@@ -313,9 +311,8 @@ class Engine:
     def _quotes(self, clients: Sequence[int]) -> list[Shipment]:
         """Return what it takes to bring clients to the newest version from what they hold."""
         newest = self.versions.newest
-        whole = self.versions.published(newest).whole
-        if whole is not None or not clients:
-            return [] if whole is None else [whole] * len(clients)
+        if not (clients and self.plan.method.downlink.ring_bytes()):  # the same for everyone
+            return [self.versions.published(newest).whole] * len(clients)
         return self.runtime.quote([self.held.get(client) for client in clients], newest)
 
     def _dispatch(self, client: int, shipment: Shipment) -> None:
@@ -606,8 +603,7 @@ class Engine:
             self.ledger.committed += 1
             self.ledger.staleness_sum += entry.staleness
             self._journal.committed(entry, version, flight.base)
-        published = Published(receipt.whole, receipt.bytes, receipt.nonzeros)
-        self.versions.publish(version, published)
+        self.versions.publish(version, Published(receipt.whole, receipt.nonzeros))
         self._journal.published(version, receipt.nonzeros, receipt.hash)
         for name, value in receipt.measures:
             self._journal.measured(version, name, value)
@@ -634,7 +630,7 @@ class Engine:
         end = self.examiner.begin(
             version,
             self.versions.hold(version),
-            size=self.versions.published(version).bytes,
+            size=self.versions.published(version).whole.bytes,
             now_s=now,
             resources=self.resources,
             service_s=duration_s,

@@ -110,7 +110,7 @@ class Examiner:
         Args:
             version: Which.
             handle: Its message.
-            size: Bytes of its message.
+            size: Bytes that sending it takes.
             now_s: The run's own time.
             resources: Has the modelled evaluator.
             service_s: What the modelled evaluator takes.

@@ -295,7 +295,6 @@ def test_commit_by_hand() -> None:
     np.testing.assert_allclose(model[:8], START[:8] + 2, rtol=1e-6)
     assert model[8:].tolist() == [5, 5]
     assert receipt.version == here.version == V1
-    assert receipt.whole is not None
     assert receipt.whole.bytes == message.size
 
 

@@ -265,18 +265,18 @@ def test_versions_by_hand() -> None:
     with pytest.raises(ValueError, match="no version is published"):
         _ = store.newest
     store.add(V0, "h0")
-    store.publish(V0, Published(Shipment(100, 90.0), 100, 7))
+    store.publish(V0, Published(Shipment(100, 90.0), 7))
     assert store.hold(V0) == "h0"
     store.add(V1, "h1")
     assert store.newest == V0  # made, but not published
     assert V1 in store
-    store.publish(V1, Published(None, 100, 8))
-    assert (store.newest, store.handle(V1), store.published(V1).whole) == (V1, "h1", None)
+    store.publish(V1, Published(Shipment(50, 40.0), 8))
+    assert (store.newest, store.handle(V1), store.published(V1).nonzeros) == (V1, "h1", 8)
     assert V0 in store
     assert (store.handle(V0), store.published(V0).whole) == ("h0", Shipment(100, 90.0))
     store.release(V0)
     assert V0 not in store
-    assert store.items() == [(V1, 1, Published(None, 100, 8), "h1")]
+    assert store.items() == [(V1, 1, Published(Shipment(50, 40.0), 8), "h1")]
 
 
 def test_an_unused_version_goes_at_once() -> None:
@@ -285,8 +285,8 @@ def test_an_unused_version_goes_at_once() -> None:
     for number in range(3):
         version = Version(number, 0)
         store.add(version, number)
-        store.publish(version, Published(None, 100, 8))
-    assert store.items() == [(V2, 1, Published(None, 100, 8), 2)]
+        store.publish(version, Published(Shipment(50, 40.0), 8))
+    assert store.items() == [(V2, 1, Published(Shipment(50, 40.0), 8), 2)]
 
 
 def test_a_version_that_is_never_published() -> None:
@@ -302,12 +302,12 @@ def test_versions_in_any_sequence(steps: list[int]) -> None:
     """A version is there as long as it is the newest or somebody holds it."""
     store, held, newest = VersionStore(), list[Version](), V0
     store.add(V0, 0)
-    store.publish(V0, Published(None, 100, 8))
+    store.publish(V0, Published(Shipment(50, 40.0), 8))
     for step in steps:
         if step == 0:
             newest = Version(newest.number + 1, 0)
             store.add(newest, newest.number)
-            store.publish(newest, Published(None, 100, 8))
+            store.publish(newest, Published(Shipment(50, 40.0), 8))
         elif step == 1:
             store.hold(newest)
             held.append(newest)
@@ -320,20 +320,20 @@ def test_versions_through_a_checkpoint() -> None:
     """Read back, users, bytes and the newest are as before, also of one not yet published."""
     store, again = VersionStore(), VersionStore()
     store.add(V0, "h0")
-    store.publish(V0, Published(Shipment(100, 90.0), 100, 7))
+    store.publish(V0, Published(Shipment(100, 90.0), 7))
     store.hold(V0)
     store.add(V1, "h1")
-    store.publish(V1, Published(None, 100, 8))
+    store.publish(V1, Published(Shipment(50, 40.0), 8))
     store.add(V2, "h2")
     rows = store.items()
-    first, second = Published(Shipment(100, 90.0), 100, 7), Published(None, 100, 8)
+    first, second = Published(Shipment(100, 90.0), 7), Published(Shipment(50, 40.0), 8)
     assert rows == [(V0, 1, first, "h0"), (V1, 1, second, "h1"), (V2, 1, None, "h2")]
     for version, users, published, handle in rows:
         again.put(version, users, published, handle, newest=version == store.newest)
     for one in (store, again):
-        one.publish(V2, Published(None, 100, 8))
+        one.publish(V2, Published(Shipment(50, 40.0), 8))
         one.release(V0)
-    assert again.items() == store.items() == [(V2, 1, Published(None, 100, 8), "h2")]
+    assert again.items() == store.items() == [(V2, 1, Published(Shipment(50, 40.0), 8), "h2")]
 
 
 # ---------------------------------------------------------------- ledger
