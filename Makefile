@@ -32,10 +32,11 @@ check: install
 	$(BIN)/lint-imports
 
 fast: install
-	$(BIN)/python -m pytest -q -m 'not ray and not slow'
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not ray and not slow'
 
 test: check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not ray'
+	$(BIN)/python -m pytest -q -m ray
 
 bench: install
 	$(BIN)/python benchmarks/throughput.py --quick

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as bounded
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -225,6 +226,7 @@ def test_always_there(drawn: Callable[..., Fleet]) -> None:
     assert drawn(mix=[{"profile": "toy", "availability": {"kind": "always"}}]).always_there
 
 
+@bounded(max_examples=40)
 @given(times=st.lists(st.floats(0, 200), min_size=1, max_size=12))
 def test_all_questions_agree(times: list[float], drawn: Callable[..., Fleet]) -> None:
     """Whatever was asked before, in whatever order: who is there is there for all questions."""
