@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +21,27 @@ from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Holdings
 from actors.work import Assignment, GroupReceipt, Work
-from policies.training import Task
-from policies.types import Buffer, stream, stream_seed
+from policies.training import Member, Task, Trained
+from policies.training.chain_torch import aligned
+from policies.types import Buffer, Vector, stream, stream_seed
 from policies.update import Base, Masked, ModelSchema
-from policies.wire import Header, Message, StateLayout, decode, encode
+from policies.wire import Header, StateLayout, decode, encode
 
 CACHE_BYTES = 256 * 2**20
 """Examples kept ready for training, a process."""
+COHORT_BYTES = 64 * 2**20
+"""Weights of the clients that train side by side: more do not fit a cache."""
 ALIGNMENT = 64
 """Payloads in a group's buffer begin at multiples of this, so that they are read in place."""
 _NOTHING: Buffer = np.empty(0, dtype=np.uint8)
+
+
+class _Start(NamedTuple):
+    """What training starts from: the base, its buffers, and 1 where a parameter may move."""
+
+    base: Base
+    buffers: Vector
+    flags: torch.Tensor | None
 
 
 class Client:
@@ -61,27 +73,74 @@ class Client:
             The payload, and the state that becomes current if the payload is accepted. The same
             arguments give the same bytes, in any process.
         """
-        client, number = assignment.address
-        seed, method = self._work.seed, self._work.method
-        received = decode(base, self.schema)
-        start = _base(received, self.schema)
-        self._model.load(start.values, received.buffers)
-        x, y = self._examples_of(client, number)
-        task = Task(
-            stream(seed, "batches", client, number),
-            assignment.base.number,
-            _flags(start),
-            _drill(assignment.fault),
+        start = self._start(base)
+        ((weights, trained),) = self._train([assignment], [start])
+        return self._written(assignment, start, weights, trained, state)
+
+    def _start(self, message: Buffer) -> _Start:
+        """Read a base version."""
+        received = decode(message, self.schema)
+        content = received.content
+        mask = content.mask if isinstance(content, Masked) else None
+        values = content.densify(self.schema.parameters)
+        base = Base(values, self.schema, received.header.base, mask, received.header.scalar)
+        return _Start(base, received.buffers, _flags(base))
+
+    def _train(
+        self, group: Sequence[Assignment], starts: Sequence[_Start]
+    ) -> Iterator[tuple[Vector, Trained]]:
+        """Yield each assignment's weights, shape (P,), which stay what they are until the next."""
+        if len(group) > 1:
+            yield from self._train_cohort(group, starts)
+            return
+        method = self._work.method.training
+        for assignment, start in zip(group, starts, strict=True):
+            self._model.load(start.base.values, start.buffers)
+            x, y, task = self._member(assignment, start)
+            with torch.random.fork_rng(devices=[]):
+                seed = stream_seed(self._work.seed, "train", *assignment.address)
+                torch.default_generator.manual_seed(seed)
+                trained = method.train(self._model, x, y, task)
+            yield self._model.params.numpy(), trained
+
+    def _train_cohort(
+        self, group: Sequence[Assignment], starts: Sequence[_Start]
+    ) -> Iterator[tuple[Vector, Trained]]:
+        """Train side by side."""
+        members = [self._member(a, s) for a, s in zip(group, starts, strict=True)]
+        order = sorted(range(len(group)), key=lambda place: -members[place].y.shape[0])
+        size = self.schema.parameters
+        params = torch.empty(len(group), aligned(size))[:, :size]
+        for row, place in zip(params.numpy(), order, strict=True):
+            row[:] = starts[place].base.values
+        found = self._work.method.training.train_cohort(
+            self._model, params, [members[place] for place in order]
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(stream_seed(seed, "train", client, number))
-            trained = method.training.train(self._model, x, y, task)
+        rows = dict(zip(order, zip(params.numpy(), found, strict=True), strict=True))
+        yield from (rows[place] for place in range(len(group)))
+
+    def _member(self, assignment: Assignment, start: _Start) -> Member:
+        client, number = assignment.address
+        x, y = self._examples_of(client, number)
+        rng = stream(self._work.seed, "batches", client, number)
+        drill = _drill(assignment.fault)
+        return Member(x, y, Task(rng, assignment.base.number, start.flags, drill))
+
+    def _written(
+        self,
+        assignment: Assignment,
+        start: _Start,
+        weights: Vector,
+        trained: Trained,
+        state: Buffer,
+    ) -> tuple[Buffer, Buffer]:
+        """Return an update's payload, and its client's state after it."""
+        method = self._work.method
         before = self._layout.unpack(state) if state.size else self._layout.start
-        weights = self._model.params.numpy()
         if assignment.fault == "not-finite":
             weights[0] = np.nan
-        rng = stream(seed, "compress", client, number)
-        content, after = method.uplink.compress(weights, start, before, rng)
+        rng = stream(self._work.seed, "compress", *assignment.address)
+        content, after = method.uplink.compress(weights, start.base, before, rng)
         header = Header(
             method.uplink.sends(),
             assignment.address,
@@ -90,7 +149,7 @@ class Client:
             trained.loss,
         )
         buffers = self._model.buffers.numpy()
-        payload = encode(header, content, buffers, self.schema, start.mask)
+        payload = encode(header, content, buffers, self.schema, start.base.mask)
         payload = faults.spoil(assignment.fault, payload, assignment.address)
         return payload, self._layout.pack(after)
 
@@ -128,7 +187,7 @@ class Client:
         state_at: Sequence[tuple[int, int, int] | None],
         buffers: Sequence[Buffer],
     ) -> tuple[Buffer, Buffer, GroupReceipt]:
-        """Train assignments one after the other into one contiguous buffer.
+        """Train assignments into one contiguous buffer, side by side where the model allows.
 
         Args:
             group: What is asked for.
@@ -144,20 +203,38 @@ class Client:
         states: list[Buffer] = []
         places: list[tuple[int, int]] = []
         durations: list[float] = []
-        cpu = time.process_time()
-        at = 0
-        for assignment, base, place in zip(group, base_at, state_at, strict=True):
+        cpu, at = time.process_time(), 0
+        starts = {base: self._start(buffers[base]) for base in dict.fromkeys(base_at)}
+        for cohort in self._cohorts(group):
             began = time.perf_counter()
-            state = _NOTHING if place is None else buffers[place[0]][place[1] : place[2]]
-            payload, after = self.train(assignment, buffers[base], state)
-            padding = np.zeros(-payload.size % ALIGNMENT, dtype=np.uint8)
-            pieces += (payload, padding)
-            places.append((at, at + payload.size))
-            at += payload.size + padding.size
-            states.append(after)
-            durations.append(time.perf_counter() - began)
+            members = group[cohort]
+            bases = [starts[base] for base in base_at[cohort]]
+            trained = self._train(members, bases)
+            rows = zip(members, bases, state_at[cohort], trained, strict=True)
+            for assignment, start, place, result in rows:
+                state = _NOTHING if place is None else buffers[place[0]][place[1] : place[2]]
+                payload, after = self._written(assignment, start, *result, state)
+                padding = np.zeros(-payload.size % ALIGNMENT, dtype=np.uint8)
+                pieces += (payload, padding)
+                places.append((at, at + payload.size))
+                at += payload.size + padding.size
+                states.append(after)
+            took = time.perf_counter() - began
+            durations += [took / len(members)] * len(members)
         receipt = GroupReceipt(tuple(places), tuple(durations), time.process_time() - cpu)
         return np.concatenate(pieces), np.concatenate(states), receipt
+
+    def _cohorts(self, group: Sequence[Assignment]) -> Iterator[slice]:
+        """Cut a group into cohorts of a bearable size; a planned fault is acted out alone."""
+        most = 1
+        if self._work.method.training.cohorts(self._model):
+            most = max(1, COHORT_BYTES // (4 * self.schema.parameters))
+        at = 0
+        for faulty, run in groupby(group, key=lambda assignment: bool(assignment.fault)):
+            end = at + len(list(run))
+            step = 1 if faulty else most
+            yield from (slice(i, min(i + step, end)) for i in range(at, end, step))
+            at = end
 
     def _examples_of(self, client: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a client's examples as tensors of our own memory, kept for the next time.
@@ -177,18 +254,6 @@ class Client:
             _, (old_x, old_y) = self._examples.popitem(last=False)
             self._cached_bytes -= old_x.nbytes + old_y.nbytes
         return x, y
-
-
-def _base(received: Message, schema: ModelSchema) -> Base:
-    """Return what a model message says to a client."""
-    content = received.content
-    return Base(
-        content.densify(schema.parameters),
-        schema,
-        received.header.base,
-        content.mask if isinstance(content, Masked) else None,
-        received.header.scalar,
-    )
 
 
 def _flags(base: Base) -> torch.Tensor | None:

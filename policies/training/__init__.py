@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, SerializeAsAny, WrapValidator
 
 from policies.base import open_union
-from policies.training.base import Task, Trained, TrainingPolicy
+from policies.training.base import Member, Task, Trained, TrainingPolicy
 from policies.training.sgd import Proximal, Sgd
 from policies.training.sparsyfed import SparsyFed
 
@@ -15,4 +15,13 @@ Training = Annotated[
     SerializeAsAny(),
 ]
 
-__all__ = ["Proximal", "Sgd", "SparsyFed", "Task", "Trained", "Training", "TrainingPolicy"]
+__all__ = [
+    "Member",
+    "Proximal",
+    "Sgd",
+    "SparsyFed",
+    "Task",
+    "Trained",
+    "Training",
+    "TrainingPolicy",
+]

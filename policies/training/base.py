@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -50,6 +50,20 @@ class Task:
     after_step: Callable[[int], None] | None = None
 
 
+class Member(NamedTuple):
+    """One client of several that train side by side.
+
+    Attributes:
+        x: Inputs, shape (n, ...), float32.
+        y: Labels, shape (n,), int64.
+        task: The rest.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    task: Task
+
+
 class TrainingPolicy(Policy):
     """Trains a model on a client's examples.
 
@@ -86,12 +100,17 @@ class TrainingPolicy(Policy):
         share = min(version, self.lr_versions) / self.lr_versions
         return self.lr * math.pow(self.lr_final / self.lr, share)
 
+    def passes(self, examples: int) -> list[int]:
+        """Return how many batches each pass over a client's examples takes."""
+        whole = -(-examples // self.batch_size)
+        if self.steps is None:
+            return [whole] * self.epochs
+        passes, rest = divmod(self.steps, whole)
+        return [whole] * passes + [rest] * bool(rest)
+
     def examples_seen(self, examples: int) -> int:
         """Return how many examples an assignment looks at, repeats counted."""
-        if self.steps is None:
-            return examples * self.epochs
-        passes, rest = divmod(self.steps, -(-examples // self.batch_size))
-        return passes * examples + min(rest * self.batch_size, examples)
+        return sum(min(count * self.batch_size, examples) for count in self.passes(examples))
 
     def flops(self, examples: int, forward_flops: float) -> float:
         """Return the work of one assignment.
@@ -119,3 +138,22 @@ class TrainingPolicy(Policy):
             y: Labels, shape (n,), int64.
             task: The rest.
         """
+
+    def cohorts(self, model: FlatModel) -> bool:
+        """Say whether clients can train this model side by side."""
+        del model
+        return False
+
+    def train_cohort(
+        self, model: FlatModel, params: torch.Tensor, members: Sequence[Member]
+    ) -> list[Trained]:
+        """Train several clients' models; asked only where `cohorts` says yes.
+
+        The bits must be those of `train` for each.
+
+        Args:
+            model: Tells the layers; what it holds is not used.
+            params: Base versions' weights, a row a member, shape (g, P); changed in place.
+            members: Their examples, those with the most first.
+        """
+        raise NotImplementedError

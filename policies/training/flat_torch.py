@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from policies.training.chain_torch import Chain
 from policies.types import Vector
 from policies.update import ModelSchema, TensorSpec
 
@@ -29,6 +30,7 @@ class FlatModel:
         buffers: All floating-point buffers, shape (B,). Integer buffers (a step count of batch
             normalisation) are no part of the model: they go back to their first value on `load`.
         schema: Names and shapes, parameters first.
+        chain: Its layers, if it is linear layers with ReLU and nothing else.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -46,6 +48,7 @@ class FlatModel:
         self.buffers = torch.zeros(self.schema.buffers)
         _bind([p for _, p in named], self.params, self.grads)
         _bind([b for _, b in averaged], self.buffers, None)
+        self.chain = Chain.of(module, [p for _, p in named])
         self._counts = [(b, b.clone()) for b in counted]
 
     def load(self, params: Vector, buffers: Vector) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat
 
-from policies.training.base import Task, Trained, TrainingPolicy
+from policies.training.base import Member, Task, Trained, TrainingPolicy
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +23,24 @@ class LocalSteps(TrainingPolicy):
         return 0.0
 
     def train(self, model: FlatModel, x: torch.Tensor, y: torch.Tensor, task: Task) -> Trained:
-        """Train in place."""
+        """Train in place; a chain of linear layers as a cohort of one."""
         from policies.training.sgd_torch import local_sgd  # noqa: PLC0415  # torch, late
 
+        if self.cohorts(model):
+            return self.train_cohort(model, model.params.unsqueeze(0), [Member(x, y, task)])[0]
         return local_sgd(self, model, x, y, task, proximal=self.pull())
+
+    def cohorts(self, model: FlatModel) -> bool:
+        """Say yes to a chain of linear layers."""
+        return model.chain is not None
+
+    def train_cohort(
+        self, model: FlatModel, params: torch.Tensor, members: Sequence[Member]
+    ) -> list[Trained]:
+        """Train in batched matrix products."""
+        if model.chain is None:
+            raise ValueError("only a chain of linear layers trains in cohorts")
+        return model.chain.train(self, params, members, proximal=self.pull())
 
 
 class Sgd(LocalSteps):

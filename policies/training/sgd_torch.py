@@ -67,10 +67,7 @@ def local_sgd(
 
 def _batches(policy: TrainingPolicy, n: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
     """Yield the rows of each step."""
-    in_epoch = -(-n // policy.batch_size)
-    left = policy.steps if policy.steps is not None else policy.epochs * in_epoch
-    while left > 0:
+    for count in policy.passes(n):
         order = torch.from_numpy(rng.permutation(n))
-        for start in range(0, min(left, in_epoch) * policy.batch_size, policy.batch_size):
+        for start in range(0, count * policy.batch_size, policy.batch_size):
             yield order[start : start + policy.batch_size]
-        left -= in_epoch
