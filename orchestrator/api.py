@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pydantic import ValidationError
 from rich.console import Console
 
 from actors.identity import join_paths
+from orchestrator import experiment as files
 from orchestrator import people
 from orchestrator.document import Document
-from orchestrator.experiment import CHECKS, Experiment, read
+from orchestrator.experiment import CHECKS, read
 from orchestrator.request import Request, fresh_folder
 from orchestrator.summary import Summary
 from orchestrator.tracking import trained
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["Experiment", "Run", "load", "read", "run"]
+
+
+class Experiment(files.Experiment):
+    """An experiment, made from what its file would hold; docs/experiment-file.md has every field.
+
+    Raises:
+        ExperimentError: With every mistake in it.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            Document("", values).validate(files.Experiment, CHECKS)
+            raise ExperimentError(str(error)) from error
+
 
 _SHOWN = (
     "final_accuracy", "tail_accuracy", "worst_decile_accuracy", "versions", "updates",
@@ -53,12 +70,10 @@ class Run:
     @cached_property
     def summary(self) -> Summary:
         """The figures; docs/summary.md says what each means."""
-        found = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Summary)}
-        return Summary(**{name: value for name, value in found.items() if name in known})
+        return Summary.read(self.folder)
 
     @cached_property
-    def experiment(self) -> Experiment:
+    def experiment(self) -> files.Experiment:
         """The experiment, with every default filled in."""
         join_paths(json.loads((self.folder / "paths.json").read_text(encoding="utf-8")))
         return read(self.folder / "experiment.yaml")[0]
@@ -129,7 +144,7 @@ class Run:
 
 
 def run(
-    experiment: Experiment | Mapping[str, Any],
+    experiment: files.Experiment | Mapping[str, Any],
     *,
     out: Path | str | None = None,
     address: str | None = None,
@@ -163,16 +178,16 @@ def run(
     return Run(folder)
 
 
-def check(experiment: Experiment | Mapping[str, Any]) -> Experiment:
+def check(experiment: files.Experiment | Mapping[str, Any]) -> files.Experiment:
     """Return an experiment whose parts fit together.
 
     Raises:
         ExperimentError: With every mistake in it.
     """
     data = experiment
-    if isinstance(experiment, Experiment):
+    if isinstance(experiment, files.Experiment):
         data = experiment.model_dump(by_alias=True, serialize_as_any=True, round_trip=True)
-    return Document("experiment", dict(data)).validate(Experiment, CHECKS)
+    return Document("", dict(data)).validate(files.Experiment, CHECKS)
 
 
 def load(folder: Path | str) -> Run:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from statistics import fmean, pstdev
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ import numpy.typing as npt
 from actors.publisher import Shipment
 from orchestrator.runtime import Handle, Place
 from policies.types import Address, Outcome, Verdict, Version
+
+if TYPE_CHECKING:
+    from orchestrator.examiner import Test
 
 
 class Kind(IntEnum):
@@ -164,6 +167,11 @@ class Roster:
         self._idle += self.is_idle(client) - before
         return True
 
+    def in_run(self) -> npt.NDArray[np.bool_]:
+        """Return who can be asked now or later, shape (size,): not taken out, nor in quarantine."""
+        out, left = (np.frombuffer(flag, dtype=np.bool_) for flag in (self._out, self._left))
+        return np.logical_not(out | left)
+
     @property
     def left(self) -> list[int]:
         """Who was taken out of the run."""
@@ -216,6 +224,10 @@ class Present:
     def size(self) -> int:
         """Clients in the fleet."""
         return self._askable.size
+
+    def askable(self) -> npt.NDArray[np.bool_]:
+        """Return who can be asked, shape (size,)."""
+        return self._askable
 
     @property
     def idle(self) -> int:
@@ -454,12 +466,16 @@ class Ledger:
         self.wasted_device_s += device_s
         self.wasted_bytes += sent
 
-    def tested(self, device_s: float, energy_j: float, downlink: int, uplink: int) -> None:
-        """Count what a client's test took."""
-        self.device_s += device_s
-        self.energy_j += energy_j
-        self.downlink_bytes += downlink
-        self.uplink_bytes += uplink
+    def tested(self, test: Test) -> None:
+        """Count what a client's test took; all of it is wasted if the result does not count."""
+        self.device_s += test.device_s
+        self.energy_j += test.energy_j
+        self.downlink_bytes += test.downlink_bytes
+        self.downlink_entropy_bytes += test.downlink_entropy_bytes
+        self.uplink_bytes += test.uplink_bytes
+        if test.trouble:
+            self.wasted_device_s += test.device_s
+            self.wasted_bytes += test.downlink_bytes + test.uplink_bytes
 
     def dump(self) -> dict[str, Any]:
         """Return all of it."""

@@ -44,7 +44,9 @@ _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Compute": Compute,
     "Upload": Upload,
 }
-_PLAIN: Final = ("at", "trained_s", "device_s", "energy_j", "uplink_bytes", "accepted")
+_PLAIN: Final = (
+    "at", "trained_s", "device_s", "energy_j", "payload_bytes", "uplink_bytes", "accepted",
+)  # fmt: skip
 """Fields of a flight that are plain values, in their order."""
 
 
@@ -168,6 +170,8 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "buffer": engine.buffer,
         "selections": engine.selections,
         "points": engine.points,
+        "in_vain": engine.in_vain,
+        "ended_s": engine.ended_s,
         "held": sorted(engine.held.items()),
         "measures": sorted(engine.measures.items()),
         "stopped": asdict(engine.stopped) if engine.stopped else None,
@@ -232,6 +236,8 @@ class _Reader:
         engine.buffer = [Address(*a) for a in state["buffer"]]
         engine.selections = state["selections"]
         engine.points = state["points"]
+        engine.in_vain = state["in_vain"]
+        engine.ended_s = state["ended_s"]
         engine.held = {c: Version(*v) for c, v in state["held"]}
         engine.measures = {Version(*v): figures for v, figures in state["measures"]}
         engine.stopped = StopReason(**state["stopped"]) if state["stopped"] else None

@@ -73,6 +73,11 @@ def run(
         raise ExperimentError("--resume goes on with a run as it is. Leave out --set and --out.")
     else:
         wanted = requests.again(Path(resume or ""), address=address, workers=workers)
+    if check_kpis and not wanted.experiment.kpis:
+        raise ExperimentError(
+            "--check-kpis finds no kpis in the experiment. Name some, such as "
+            "kpis: {accuracy: '>= 85 %'}, or leave --check-kpis out."
+        )
     from orchestrator import run as runs  # noqa: PLC0415  # Arrow and Matplotlib, late
     from orchestrator.result import show  # noqa: PLC0415
 

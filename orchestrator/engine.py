@@ -73,7 +73,13 @@ class Interrupted(Exception):  # noqa: N818  # no error: somebody asked
 
 
 class Engine:
-    """Runs an experiment from event to event."""
+    """Runs an experiment from event to event.
+
+    Attributes:
+        in_vain: Times in a row that nothing came of asking, or nobody could be asked.
+        ended_s: When the run had done enough, in its own time; None before. Tests of the last
+            version may be known later.
+    """
 
     def __init__(
         self,
@@ -123,6 +129,8 @@ class Engine:
         self.best: tuple[float, Version] | None = None
         self.selections = 0
         self.points = 0
+        self.in_vain = 0
+        self.ended_s: float | None = None
         self.stopped: StopReason | None = None
         self.paused = False
         self.versions.add(self.head, initial)
@@ -158,7 +166,8 @@ class Engine:
         """Handle events until the run has done enough.
 
         Raises:
-            RunError: If nobody is left to ask before the run has reached its end.
+            RunError: If nobody is left to ask before the run has reached its end, or asking
+                leads nowhere.
             Interrupted: If somebody asked for it; the run stands between two events.
         """
         while True:
@@ -167,6 +176,8 @@ class Engine:
             event = self.turns.next()
             if event is None:
                 break
+            if self.in_vain > max(MOST_IN_VAIN, 10 * len(self.fleet)):
+                raise RunError(self._nowhere())
             self.clock.reach(event.time_s)
             self._handlers[event.kind](event)
         if self.stopped is None:
@@ -174,15 +185,25 @@ class Engine:
 
     def _nobody(self) -> str:
         """Say why nobody can be asked any more."""
-        out = len(self.roster.quarantined)
-        left = len(self.fleet) - self.fleet.will_return(self.clock.now_s())
-        gone = f" and {left} have left for good" if left else ""
+        gone = np.count_nonzero(~self.fleet.returning(self.clock.now_s()))
         return (
-            f"nobody is left to ask at version {self.head.number}: {out} of "
-            f"{self.roster.size} clients are in quarantine{gone}, and {len(self.buffer)} updates "
-            f"wait for a version that takes {self._pacing.size}. Reasons so far: "
-            f"{self.ledger.reasons or 'none'}. A smaller learning rate helps against not_finite, "
-            "a fleet with more clients or fleet.availability against absences."
+            f"nobody is left to ask at version {self.head.number}: of {self.roster.size} clients "
+            f"{len(self.roster.quarantined)} are in quarantine, {len(self.roster.left)} were taken "
+            f"out, and {gone} have left for good; {len(self.buffer)} updates wait for a version "
+            f"that takes {self._pacing.size}. Reasons so far: {self.ledger.reasons or 'none'}. "
+            "A smaller learning rate helps against not_finite, a fleet with more clients or "
+            "fleet.availability against absences."
+        )
+
+    def _nowhere(self) -> str:
+        """Say that the run goes on and comes to nothing."""
+        return (
+            f"nothing has come of {self.in_vain} tries in a row to get an update, at version "
+            f"{self.head.number} and {self.clock.now_s():.6g} s: clients go away before their work "
+            f"is done, or are never there together. Reasons so far: {self.ledger.reasons or 'none'}"
+            ". `latecomer fleet` shows how long clients stay and what an update takes them. Choose "
+            "a smaller model, fewer epochs, on_leave: paused, fewer clients a round, or another "
+            "fleet.availability."
         )
 
     def needed(self, event: Event) -> Pending[Any] | None:
@@ -200,8 +221,10 @@ class Engine:
         return None
 
     def in_order(self, event: Event) -> bool:
-        """Say whether an event's turn has come; versions are published in their order."""
-        return event.kind is not Kind.PUBLISH or self._named(event) == next(iter(self.receipts))
+        """Say whether an event's turn has come; versions are published and known in order."""
+        if event.kind is Kind.PUBLISH:
+            return self._named(event) == next(iter(self.receipts))
+        return event.kind is not Kind.EVALUATE or self._named(event) == self.examiner.next
 
     def look_round(self, wait_s: float) -> None:
         """Let time pass on the wall, and see what has come meanwhile."""
@@ -278,6 +301,7 @@ class Engine:
                 close = self.clock.now_s() + self._pacing.deadline_s
                 self.turns.push(Event(close, Kind.CLOSE_ROUND, 0, self.round.number))
         if short:
+            self.in_vain += not self.flying
             self._look_again()
 
     def _choose(self, number: int) -> tuple[Sequence[int], bool]:
@@ -290,7 +314,8 @@ class Engine:
             now = self.clock.now_s()
             clients = Present(self.roster, self.fleet.present(now))
             if self._pacing.cohort is not None:  # a round begins when all that it asks are there
-                count = min(count, self.fleet.will_return(now) - len(self.roster.quarantined))
+                coming = self.roster.in_run() & self.fleet.returning(now)
+                count = min(count, int(np.count_nonzero(coming)))
                 if clients.idle < count:
                     return (), True
         rng = stream(self.plan.seed, "select", 0, number)
@@ -298,8 +323,8 @@ class Engine:
         return chosen, len(chosen) < count and not self.fleet.always_there
 
     def _look_again(self) -> None:
-        """Ask again when the next client comes."""
-        comes_s = self.fleet.next_arrival(self.clock.now_s())
+        """Ask again when the next client comes that can be asked."""
+        comes_s = self.fleet.next_arrival(self.clock.now_s(), self.roster.in_run())
         if comes_s < math.inf:
             self.turns.push(Event(comes_s, Kind.SELECT, 0, self.selections))
 
@@ -391,9 +416,9 @@ class Engine:
         if admission is None:
             self.turns.push(Event(now, Kind.ARRIVE, *flight.address))
             return
-        leg = self._timetable.upload(flight.address, flight.trained_s, admission.uplink_bytes)
+        flight.payload_bytes = admission.uplink_bytes
+        leg = self._timetable.upload(flight.address, flight.trained_s, flight.payload_bytes)
         flight.legs = (*flight.legs[: flight.at], leg)
-        self._charge(flight)
         kind = Kind.LEAVE if leg.lost else Kind.ARRIVE
         self.turns.push(Event(max(leg.end_s, now), kind, *flight.address))
 
@@ -401,15 +426,14 @@ class Engine:
         """Count an update as lost whose client went away or gave up."""
         flight = self.flights[Address(event.client, event.number)]
         stage, leg = flight.stages[flight.at], flight.legs[flight.at]
-        if flight.finished is None:  # else the upload is charged already
-            self._charge(flight)
+        self._charge(flight)
         if isinstance(stage, Download):
             self._holds(event.client, flight.held)
         elif isinstance(stage, Upload):
-            admission = flight.finished.admission if flight.finished else None
-            size = admission.uplink_bytes if admission else stage.least_bytes
-            flight.uplink_bytes = int(leg.done * size)
+            size = flight.payload_bytes
+            flight.uplink_bytes = int(leg.done * (stage.least_bytes if size is None else size))
             self.ledger.uplink_bytes += flight.uplink_bytes
+        self.in_vain += 1
         self._land(flight)
         self._journal.lost(flight, leg.lost)
         self._give_up(flight, Verdict(Outcome.LOST, leg.lost))
@@ -436,6 +460,9 @@ class Engine:
     def _on_arrive(self, event: Event) -> None:
         flight = self.flights[Address(event.client, event.number)]
         finished = self._finished(flight)
+        if flight.payload_bytes is not None:
+            self._charge(flight)
+        self.in_vain = 0
         self._land(flight)
         verdict = self._verdict(flight, finished)
         self._note_arrival(flight, finished, verdict)
@@ -630,23 +657,37 @@ class Engine:
         end = self.examiner.begin(
             version,
             self.versions.hold(version),
-            size=self.versions.published(version).whole.bytes,
+            self.versions.published(version).whole,
+            askable=self.roster.in_run(),
             now_s=now,
             resources=self.resources,
             service_s=duration_s,
         )
+        if end is None:
+            self._untested(version)
+            return
         if self.clock.kind == "wall":
             end = now
         self.turns.push(Event(end, Kind.EVALUATE, version.lineage, version.number))
+
+    def _untested(self, version: Version) -> None:
+        """Go on without knowing how good a version is; of the first one that must be known."""
+        text = (
+            f"no client can test version {version.number}: of those with test examples none is "
+            "there again for long enough. Change fleet.availability, or raise evaluate.share."
+        )
+        if version.number == 0:
+            raise RunError(text)
+        self.versions.release(version)
+        self._note("untested", detail=text)
 
     def _on_evaluate(self, event: Event) -> None:
         version = self._named(event)
         result, tests = self.examiner.finish(version)
         for test, score in tests:
-            self.ledger.tested(test.device_s, test.energy_j, test.downlink_bytes, test.uplink_bytes)
+            self.ledger.tested(test)
             self._journal.tested(version, test, score)
-        if self.last_evaluation is None or version > self.last_evaluation[0]:
-            self.last_evaluation = (version, result)
+        self.last_evaluation = (version, result)
         self.ledger.accuracies.append(result.accuracy)
         self._journal.evaluated(version, result)
         if self.best is None or result.accuracy > self.best[0]:
@@ -677,7 +718,7 @@ class Engine:
             "state": "paused" if self.paused else "stopping" if self.stopped else "running",
             "version": self.head.number,
             "lineage": self.head.lineage,
-            "time_s": self.clock.now_s(),
+            "time_s": self.clock.now_s() if self.ended_s is None else self.ended_s,
             "accuracy": last[1].accuracy if last else None,
             "tail_accuracy": tail_accuracy(ledger.accuracies),
             "best_accuracy": max(ledger.accuracies, default=math.nan),
@@ -717,12 +758,15 @@ class Engine:
         if self.stopped is not None:
             return
         self.stopped = reason
+        self.ended_s = self.clock.now_s()
         self._journal.guard(reason)
         self.turns.keep(frozenset({Kind.PUBLISH, Kind.EVALUATE}))
         if not self.receipts:
             self._evaluate(self.versions.newest)
 
 
+MOST_IN_VAIN = 5_000
+"""Tries in a row that come to nothing before a run is given up; ten for each client if more."""
 METRICS = (
     "tail_accuracy",
     "best_accuracy",

@@ -8,20 +8,22 @@ device beside whatever it trains, and only counts come back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from actors.learning.evaluation_torch import Evaluation, Score, together
+from actors.publisher import Shipment
 from orchestrator.books import Resources
 from orchestrator.experiment import Evaluate
 from orchestrator.fleet import Fleet
 from orchestrator.runtime import Handle, Pending, Runtime
 from orchestrator.stages import Download
 from orchestrator.timetable import Timetable
-from policies.types import Address, RunError, Version, stream
+from policies.types import Address, Version, stream
 
 NUMBER_BYTES: Final = 8
 """What each count of a score is taken to need on the uplink."""
@@ -37,8 +39,10 @@ class Test(NamedTuple):
         end_s: When its counts are there.
         device_s: Seconds of its device and links.
         energy_j: Joules of them.
-        downlink_bytes: Of the version.
+        downlink_bytes: Of the version, each time that it was sent.
+        downlink_entropy_bytes: The least that those could have taken.
         uplink_bytes: Of its counts.
+        trouble: Why the result does not count; empty if it does.
     """
 
     client: int
@@ -46,7 +50,9 @@ class Test(NamedTuple):
     device_s: float
     energy_j: float
     downlink_bytes: int
+    downlink_entropy_bytes: float
     uplink_bytes: int
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,12 @@ class Examiner:
         self._runtime = runtime
         self._joules = (fleet.transfer_j, fleet.compute_j, fleet.transfer_j)  # down, at work, up
         self._exams: dict[Version, _Exam] = {}
+        self._known_s = 0.0  # when all that was begun is known
+
+    @property
+    def next(self) -> Version:
+        """The version whose result is known first: results are known in the order of versions."""
+        return next(iter(self._exams))
 
     def __contains__(self, version: Version) -> bool:
         """Whether a version is being tested."""
@@ -99,72 +111,78 @@ class Examiner:
         self,
         version: Version,
         handle: Handle,
+        whole: Shipment,
         *,
-        size: int,
+        askable: npt.NDArray[np.bool_],
         now_s: float,
         resources: Resources,
         service_s: float,
-    ) -> float:
+    ) -> float | None:
         """Have a version tested.
 
         Args:
             version: Which.
             handle: Its message.
-            size: Bytes that sending it takes.
+            whole: What sending it takes.
+            askable: Which clients are in the run, shape (clients,).
             now_s: The run's own time.
             resources: Has the modelled evaluator.
             service_s: What the modelled evaluator takes.
 
         Returns:
-            When the result is known.
+            When the result is known; None if no client can test, and nothing is begun.
         """
         if self._task.settings.kind == "central":
             self._exams[version] = _Exam(self._runtime.evaluate(handle))
             return resources.serve("evaluator", now_s, service_s)
-        tests = self._tests(version, size, now_s)
+        tests = self._tests(version, whole, askable, now_s)
+        counted = [test.end_s for test in tests if not test.trouble]
+        if not counted:
+            return None
         self._exams[version] = self._ask(handle, tests)
-        return max(test.end_s for test in tests)
+        self._known_s = max(self._known_s, *counted)
+        return self._known_s
 
     def _ask(self, handle: Handle, tests: tuple[Test, ...]) -> _Exam:
-        clients = [test.client for test in tests]
+        clients = [test.client for test in tests if not test.trouble]
         return _Exam(self._runtime.evaluate_at(handle, clients), tests)
 
-    def _tests(self, version: Version, size: int, now_s: float) -> tuple[Test, ...]:
-        """Return who tests, in the order of clients."""
+    def _tests(
+        self, version: Version, whole: Shipment, askable: npt.NDArray[np.bool_], now_s: float
+    ) -> tuple[Test, ...]:
+        """Return who tests, in the order of clients; whose result does not count, too."""
         settings = self._task.settings
-        able = np.flatnonzero(self._task.own_examples)
-        if settings.share < 1:
+        able = np.flatnonzero(askable & (self._task.own_examples > 0))
+        if settings.share < 1 and able.size:
             rng = stream(self._task.seed, "testers", version.lineage, version.number)
             count = max(1, round(settings.share * able.size))
             able = np.sort(rng.choice(able, count, replace=False))
-        tests = [self._test(int(client), version, size, now_s) for client in able]
-        limit = math.inf if settings.deadline is None else now_s + settings.deadline
-        coming = [test for test in tests if test.end_s < math.inf]
-        if not coming:
-            raise RunError(
-                f"no client can test version {version.number}: of those with test examples none "
-                "is there again for long enough. Change fleet.availability, or raise "
-                "evaluate.share."
-            )
-        in_time = [test for test in coming if test.end_s <= limit]
-        return tuple(in_time or [min(coming, key=lambda test: (test.end_s, test.client))])
+        tests = [self._test(int(client), version, whole, now_s) for client in able]
+        if settings.deadline is None or not tests:
+            return tuple(tests)
+        first = min(test.end_s for test in tests)
+        limit = max(now_s + settings.deadline, first)  # the earliest one counts in any case
+        late = "after the deadline"
+        return tuple(
+            test._replace(trouble=test.trouble or late * (test.end_s > limit)) for test in tests
+        )
 
-    def _test(self, client: int, version: Version, size: int, now_s: float) -> Test:
+    def _test(self, client: int, version: Version, whole: Shipment, now_s: float) -> Test:
         """Return when a client has tested; one that is lost begins again when it is back."""
         flops = self._task.forward_flops * int(self._task.own_examples[client])
         uplink = NUMBER_BYTES * (2 * self._task.classes + 2)
-        address = Address(client, version.number)
+        address, purpose = Address(client, version.number), f"test/{version.lineage}"
         device_s = energy_j = 0.0
-        sent = 0
-        for _ in range(MOST_TRIES):
+        tries = 0
+        while tries < MOST_TRIES:
             if not self._fleet.always_there:
                 now_s = self._fleet.back_at(client, now_s)
             if now_s == math.inf:
                 break
-            sent += size
-            legs = [self._timetable.leg(address, Download(size), now_s, 1.0)]
+            tries += 1
+            legs = [self._timetable.leg(address, Download(whole.bytes), now_s, 1.0)]
             if not legs[-1].lost:
-                legs.append(self._timetable.work(address, legs[-1].end_s, flops))
+                legs.append(self._timetable.work(address, legs[-1].end_s, flops, purpose=purpose))
             if len(legs) > 1 and not legs[-1].lost:
                 legs.append(self._timetable.upload(address, legs[-1].end_s, uplink))
             for leg, joules in zip(legs, self._joules, strict=False):
@@ -172,25 +190,31 @@ class Examiner:
                 energy_j += joules(client, leg.busy_s)
             now_s = legs[-1].end_s
             if not legs[-1].lost:
-                return Test(client, now_s, device_s, energy_j, sent, uplink)
-        return Test(client, math.inf, device_s, energy_j, sent, 0)
+                break
+        sent, least = tries * whole.bytes, tries * whole.entropy_bytes
+        if tries and not legs[-1].lost:
+            return Test(client, now_s, device_s, energy_j, sent, least, uplink)
+        return Test(client, math.inf, device_s, energy_j, sent, least, 0, "it went away")
 
-    def finish(self, version: Version) -> tuple[Evaluation, list[tuple[Test, Score]]]:
-        """Return what was found, and each client's part in it."""
+    def finish(self, version: Version) -> tuple[Evaluation, list[tuple[Test, Score | None]]]:
+        """Return what was found, and each client's part in it; None if its part does not count."""
         exam = self._exams[version]
         found = exam.pending.result()
         del self._exams[version]
         if isinstance(found, Evaluation):
             return found, []
-        return together(found), list(zip(exam.tests, found, strict=True))
+        scores = iter(found)
+        return together(found), [(t, None if t.trouble else next(scores)) for t in exam.tests]
 
-    def dump(self) -> list[Any]:
+    def dump(self) -> dict[str, Any]:
         """Return what is being tested, for a checkpoint."""
-        return [(version, exam.tests) for version, exam in self._exams.items()]
+        exams = [(version, exam.tests) for version, exam in self._exams.items()]
+        return {"known_s": self._known_s, "exams": exams}
 
-    def load(self, rows: Sequence[Any], handle_of: Callable[[Version], Handle]) -> None:
+    def load(self, data: Mapping[str, Any], handle_of: Callable[[Version], Handle]) -> None:
         """Read what `dump` wrote, and ask again."""
-        for row, tests in rows:
+        self._known_s = data["known_s"]
+        for row, tests in data["exams"]:
             version = Version(*row)
             handle = handle_of(version)
             self._exams[version] = (

@@ -33,7 +33,7 @@ from actors.learning.sources.silos import Silos
 from actors.work import Work
 from orchestrator.clock import WallSettings
 from orchestrator.document import Check, Document
-from orchestrator.fleet import FleetSettings, ServerSettings, fits, training_bytes
+from orchestrator.fleet import FleetSettings, ServerSettings, apportion, fits, training_bytes
 from orchestrator.kpis import Kpis
 from orchestrator.tracking.tracker import TrackingSettings
 from policies.aggregation import AggregationPolicy
@@ -312,7 +312,9 @@ def _model_fits(
         yield "model", str(error)
         return
     known = fleet.known_profiles()
-    for name in dict.fromkeys(entry.profile for entry in fleet.mix):
+    counts = apportion([entry.share for entry in fleet.mix], fleet.clients)
+    taken = (entry.profile for entry, count in zip(fleet.mix, counts, strict=True) if count)
+    for name in dict.fromkeys(taken):
         trouble = fits(known[name], parameters, activations, training.batch_size)
         if trouble:
             yield "model", trouble

@@ -157,20 +157,24 @@ class Journal:
             loss=result.loss,
         )
 
-    def tested(self, version: Version, test: Test, score: Score) -> None:
-        """A client tested a version on examples of its own."""
+    def tested(self, version: Version, test: Test, score: Score | None) -> None:
+        """A client tested a version on examples of its own, or did so in vain."""
+        found: dict[str, Any] = {}
+        if score is not None:
+            loss = score.loss / score.examples if score.examples else None
+            found = {"accuracy": score.accuracy, "loss": loss, "examples": score.examples}
         self._write(
             "tested",
             client=test.client,
             version=version.number,
             lineage=version.lineage,
-            accuracy=score.accuracy,
-            loss=score.loss / score.examples if score.examples else None,
-            examples=score.examples,
             downlink_bytes=test.downlink_bytes,
+            downlink_entropy_bytes=test.downlink_entropy_bytes,
             uplink_bytes=test.uplink_bytes,
             device_s=test.device_s,
             energy_j=test.energy_j,
+            detail=test.trouble,
+            **found,
         )
 
     def guard(self, reason: StopReason) -> None:

@@ -22,6 +22,7 @@ from policies.units import DURATION, SIZE, Dimension
 DAY_S: Final = 86_400.0
 
 _CONDITION: Final = re.compile(r"\s*(<=|>=|<|>)\s*(.*\S)\s*")
+_UNIT: Final = re.compile("_(bytes|seconds)")
 _COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -36,22 +37,34 @@ class Named(NamedTuple):
     Attributes:
         meaning: In one line.
         dimension: What its thresholds are quantities of; None for plain numbers and shares.
+        share: Whether it always lies in [0, 1].
+        late: Whether nobody knows it before the run ends.
     """
 
     meaning: str
     dimension: Dimension | None = None
+    share: bool = False
+    late: bool = False
 
 
 FIGURES: Final[dict[str, Named]] = {
-    "accuracy": Named("of the newest evaluation"),
-    "tail_accuracy": Named("mean over the last tenth of the evaluations"),
-    "best_accuracy": Named("highest of all evaluations"),
-    "accuracy_swing": Named("standard deviation over the last tenth of the evaluations"),
-    "worst_decile_accuracy": Named("mean over the worst-served tenth of the clients"),
-    "accuracy_spread": Named("standard deviation between the clients' accuracies"),
-    "participation": Named("share of the clients with an update in the model"),
-    "cycle_seconds": Named("mean from being asked to the update's arrival", DURATION),
-    "most_load": Named("largest busy share x memory share of a client"),
+    "accuracy": Named("of the newest evaluation", share=True),
+    "tail_accuracy": Named("mean over the last tenth of the evaluations", share=True),
+    "best_accuracy": Named("highest of all evaluations", share=True),
+    "accuracy_swing": Named(
+        "standard deviation over the last tenth of the evaluations", share=True
+    ),
+    "worst_decile_accuracy": Named(
+        "mean over the worst-served tenth of the clients", share=True, late=True
+    ),
+    "accuracy_spread": Named(
+        "standard deviation between the clients' accuracies", share=True, late=True
+    ),
+    "participation": Named(
+        "share of the clients with an update in the model", share=True, late=True
+    ),
+    "cycle_seconds": Named("mean from being asked to the update's arrival", DURATION, late=True),
+    "most_load": Named("largest busy share x memory share of a client", late=True),
     "mean_staleness": Named("of the updates in the model, in versions"),
     "virtual_seconds": Named("the run's own time", DURATION),
     "uplink_bytes": Named("all that clients sent", SIZE),
@@ -61,8 +74,8 @@ FIGURES: Final[dict[str, Named]] = {
     "downlink_bytes_per_client_day": Named("mean, over the run's own time", SIZE),
     "energy_joules": Named("of all devices"),
     "energy_joules_per_client_day": Named("mean, over the run's own time"),
-    "wasted_share": Named("of the device seconds, for updates that came to nothing"),
-    "rejected_share": Named("of the updates that came"),
+    "wasted_share": Named("of the device seconds, for updates that came to nothing", share=True),
+    "rejected_share": Named("of the updates that came", share=True),
 }
 """Every figure that a KPI can name."""
 
@@ -85,11 +98,36 @@ class Verdict(NamedTuple):
         word = {True: "met", False: "missed", None: "not known"}[self.met]
         if self.value is None:
             return f"{word}: {self.asked}"
-        dimension = FIGURES[name].dimension
-        shown = f"{self.value:.6g}"
-        if dimension is not None:
-            shown = human(self.value, BYTES if dimension is SIZE else TIME)
-        return f"{word}: {shown}, asked {self.asked}"
+        return f"{word}: {_shown(name, self.value, '.6g')}, asked {self.asked}"
+
+    def short(self, name: str) -> str:
+        """Return it as short as it can be told while the run goes on.
+
+        A figure that must be high enough may still get there; what must stay low has missed it.
+        """
+        figure = FIGURES[name]
+        label = name if figure.dimension is None else _UNIT.sub("", name)
+        if self.value is None:
+            return f"{label} ? {self.asked}{' at the end' if figure.late else ''}"
+        word = "ok" if self.met else "not yet" if self.asked.lstrip()[0] == ">" else "MISSED"
+        return f"{label} {_shown(name, self.value, '.4g')} {self.asked} {word}"
+
+
+def _shown(name: str, value: float, digits: str) -> str:
+    """Write a figure in the unit of its dimension; a plain number with so many digits."""
+    dimension = FIGURES[name].dimension
+    if dimension is None:
+        return f"{value:{digits}}"
+    return human(value, BYTES if dimension is SIZE else TIME)
+
+
+def short(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """Return how many of the known ones are met, then each, in the words of a progress line."""
+    if not verdicts:
+        return []
+    known = [verdict.met for verdict in verdicts.values() if verdict.met is not None]
+    told = [verdict.short(name) for name, verdict in verdicts.items()]
+    return [f"KPIs {sum(known)}/{len(known)}", *told]
 
 
 def parse(name: str, condition: str) -> tuple[str, float]:
@@ -132,6 +170,19 @@ def parse(name: str, condition: str) -> tuple[str, float]:
     return compare, threshold
 
 
+def _reachable(name: str, condition: str) -> None:
+    """Refuse a condition on a share that no value in [0, 1] meets."""
+    compare, threshold = parse(name, condition)
+    best = 1.0 if compare in {">", ">="} else 0.0
+    if FIGURES[name].share and not _COMPARE[compare](best, threshold):
+        raise PydanticCustomError(
+            "kpi",
+            "{name} lies in [0, 1], where {condition} is never met. Give a threshold in that "
+            "range, such as 0.85 or 85 %.",
+            {"name": name, "condition": repr(condition)},
+        )
+
+
 def _checked(kpis: dict[str, str]) -> dict[str, str]:
     """Refuse unknown figures and conditions that are none, each at its own place."""
     wrong: list[InitErrorDetails] = []
@@ -145,7 +196,7 @@ def _checked(kpis: dict[str, str]) -> dict[str, str]:
                     "{name} is no figure of a run. {hint}",
                     {"name": name, "hint": hint},
                 )
-            parse(name, condition)
+            _reachable(name, condition)
         except PydanticCustomError as error:
             wrong.append(InitErrorDetails(type=error, loc=(name,), input=condition))
     if wrong:
@@ -165,7 +216,8 @@ def figures(status: Mapping[str, Any], clients: int) -> dict[str, float]:
         clients: In the fleet.
     """
     found = {name: float(status[name]) for name in FIGURES if status.get(name) is not None}
-    client_days = clients * float(status.get("time_s", status.get("virtual_seconds", 0))) / DAY_S
+    found["virtual_seconds"] = float(status.get("time_s", status.get("virtual_seconds", 0)))
+    client_days = clients * found["virtual_seconds"] / DAY_S
     for name in ("uplink_bytes", "downlink_bytes", "energy_joules"):
         if client_days > 0 and name in found:
             found[f"{name}_per_client_day"] = found[name] / client_days

@@ -38,10 +38,11 @@ class Mistake:
         return isinstance(self.place, str), self.place if isinstance(self.place, int) else 0
 
     def render(self, name: str) -> str:
-        """Return the mistake as one line for the user of the file called `name`."""
+        """Return the mistake as one line for the user of the file called `name`; "" is no file."""
         where = self.place if isinstance(self.place, str) else f"{name}:{self.place}"
         text = " ".join(self.text.splitlines())
-        return f"{where}: {text}".encode("utf-8", "backslashreplace").decode()
+        line = f"{where}: {text}" if name or isinstance(self.place, str) else text
+        return line.encode("utf-8", "backslashreplace").decode()
 
 
 def raise_all(name: str, mistakes: Iterable[Mistake]) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 OUTCOMES: Final = ("accepted", "rejected", "superseded", "lost")
@@ -37,11 +36,14 @@ def ended(events: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def table(events: pd.DataFrame, about: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
+def table(
+    events: pd.DataFrame, about: Mapping[str, Any], *, span_s: float
+) -> pd.DataFrame:
     """Return one row a client, by its number.
 
     Args:
         events: The event log.
+        span_s: How long the run took, in its own time.
         about: Columns that are known without it, each of shape (clients,): `examples`,
             `memory_share`, `accuracy` and what else there is; they come first.
 
@@ -79,10 +81,29 @@ def table(events: pd.DataFrame, about: Mapping[str, npt.NDArray[Any]]) -> pd.Dat
     clients[counted] = clients[counted].astype(float).fillna(0)
     whole = ["asked", *OUTCOMES, "committed", "downlink_bytes", "uplink_bytes"]
     clients[whole] = clients[whole].astype("int64")
-    span_s = float(events["time_s"].max()) if len(events) else 0.0
     clients["busy_share"] = clients["device_s"] / span_s if span_s > 0 else 0.0
     clients["load"] = clients["busy_share"] * clients["memory_share"]
     return clients
+
+
+def measured(
+    clients: pd.DataFrame, trained_s: pd.Series[float], scale: float, span_s: float
+) -> pd.DataFrame:
+    """Return the table of a run in which no modelled times pass: what training really took.
+
+    Args:
+        clients: What `table` returned.
+        trained_s: Seconds on the wall that each client's updates trained.
+        scale: Seconds of the run in one on the wall.
+        span_s: How long the run took, in its own time.
+
+    Returns:
+        The same columns; joules are not known.
+    """
+    busy = (scale * trained_s).reindex(clients.index).fillna(0.0)
+    share = busy / span_s if span_s > 0 else 0.0 * busy
+    load = share * clients["memory_share"]
+    return clients.assign(device_s=busy, energy_j=np.nan, busy_share=share, load=load)
 
 
 def write(clients: pd.DataFrame, folder: Path) -> Path:

@@ -93,6 +93,7 @@ class Flight:
         trained_s: When the last compute stage ended.
         device_s: Seconds of the device and its links so far.
         energy_j: Joules of them.
+        payload_bytes: Length of its payload, once that is known.
         uplink_bytes: Bytes that it has sent.
         accepted: Whether it waits for its version.
         finished: What came of the job, once that is known.
@@ -110,6 +111,7 @@ class Flight:
     trained_s: float = 0.0
     device_s: float = 0.0
     energy_j: float = 0.0
+    payload_bytes: int | None = None
     uplink_bytes: int = 0
     accepted: bool = False
     finished: Finished | None = None
@@ -122,8 +124,9 @@ class Flight:
 
     @property
     def bytes(self) -> int:
-        """Bytes both ways."""
-        down = sum(stage.bytes for stage in self.stages if isinstance(stage, Download))
+        """Bytes that moved, both ways."""
+        begun = zip(self.stages, self.legs, strict=False)
+        down = sum(int(leg.done * s.bytes) for s, leg in begun if isinstance(s, Download))
         return down + self.uplink_bytes
 
 

@@ -35,7 +35,7 @@ from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
 from orchestrator.hosting import Hosting, demand
 from orchestrator.runtime import Finished, Handle, Job, Pending, Place
-from policies.types import Address, Buffer, RunError, Version
+from policies.types import Address, Buffer, ExperimentError, RunError, Version
 from policies.update import ModelSchema
 from policies.wire import StateLayout
 
@@ -637,6 +637,8 @@ class _PendingCall(Generic[T]):
             self._ask()
             return False
         except ray_errors.RayTaskError as error:
+            if isinstance(error.cause, ExperimentError):  # as it would be said without Ray
+                raise ExperimentError(str(error.cause)) from error
             raise RunError(f"{self._what} failed: {_cause(error)}") from error
         return True
 
@@ -691,6 +693,8 @@ def _first_line(error: BaseException) -> str:
 def _cause(error: BaseException) -> str:
     """Return what really went wrong in an actor, with where."""
     cause = getattr(error, "cause", None) or error
+    if isinstance(cause, ExperimentError):
+        return str(cause)
     where = [line for line in _lines(error) if line.startswith("File ")]
     place = f" ({where[-1]})" if where else ""
     text = _lines(error)[-1] if cause is error else _first_line(cause)

@@ -6,22 +6,18 @@ the same end.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
-from types import FrameType
 from typing import Any, Final
 
-import pandas as pd
 from rich.console import Console
 
 from actors.learning.holdings import Holdings, hold
-from actors.server import whole_model
-from orchestrator import checkpoint, people
+from orchestrator import checkpoint, outcome, people
 from orchestrator.clock import Clock, VirtualClock, WallClock
 from orchestrator.engine import Control, Engine, Interrupted
 from orchestrator.fleet import Fleet
@@ -32,12 +28,13 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.request import Request
 from orchestrator.runtime import Runtime
+from orchestrator.signals import Signals
 from orchestrator.summary import Summary, of_ledger
-from orchestrator.told import Told, tested
+from orchestrator.told import Told
 from orchestrator.tracking import shown, trained
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.views.report import write_report
-from policies.types import RunError, Vector, Version
+from policies.types import RunError
 
 SAVE_SHARE: Final = 10
 """Checkpoints take at most one part in so many of the time, however large they are."""
@@ -71,42 +68,6 @@ def run(request: Request, console: Console | None = None) -> Summary:
         return _Run(request, progress).go()
 
 
-class _Signals:
-    """Notes the first SIGINT or SIGTERM; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._told = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen, where this is the main thread."""
-        before = self.listen()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def listen(self) -> dict[int, Any]:
-        """Set the handlers; return those before."""
-        if threading.current_thread() is not threading.main_thread():
-            return {}  # a thread of somebody's own: signals are theirs
-        return {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.number is not None:
-            os._exit(128 + number)
-        self.number = number
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal came; once, for what follows must wait, too."""
-        if self.number is not None and not self._told:
-            self._told = True
-            raise Interrupted
-
-
 class _Run:
     """One run from start to end."""
 
@@ -122,7 +83,7 @@ class _Run:
         self._save_s = 0.0  # what the last checkpoint took
         self._peak_pss = 0
         self._hosting = ("in-process", 1)
-        self._signals = _Signals()
+        self._signals = Signals()
         self._folder = request.out / "checkpoint"
         self._events = Log(request.out, "events", EVENTS_SCHEMA)
         self._ops = Log(request.out, "ops", OPS_SCHEMA)
@@ -186,6 +147,8 @@ class _Run:
         if request.in_process:
             from orchestrator.in_process import InProcessRuntime  # noqa: PLC0415  # torch, late
 
+            if holdings.local():
+                self._progress.say("without actors this process reads the examples of all silos")
             return InProcessRuntime(experiment.work(), holdings), None
         from orchestrator import ray_run  # noqa: PLC0415  # Ray takes a second to import
 
@@ -327,21 +290,28 @@ class _Run:
         out = self._request.out
         newest = engine.versions.newest
         last = engine.last_evaluation
-        if last is None or last[0] != newest:
-            raise RunError(f"version {newest.number} is the last and was not evaluated")
-        final = self._keep_models(engine, runtime, holdings, newest, last[1].accuracy)
+        if last is None or engine.ended_s is None:
+            raise RunError("the run has not ended, or no version was evaluated")
+        if last[0] != newest:
+            self._progress.say(
+                f"nobody could test version {newest.number}, the last one: the final accuracy is "
+                f"that of version {last[0].number}"
+            )
+        final = outcome.keep_models(out, self._experiment, engine, runtime, holdings)
         events = self._events.merge()
-        rows = events.to_pandas()
-        clients = people.table(rows, self._about(engine, told, rows))
+        self._look_at_memory(runtime)
+        ops = self._ops.merge()
+        clients = outcome.clients(self._experiment, engine, told, events, ops)
         people.write(clients, out)
         of_clients: dict[str, Any] = people.figures(clients)
-        self._alarm(clients)
-        known = figures(engine.status(), len(told)) | of_clients
-        verdicts = judge(self._experiment.kpis, known)
+        alarm = outcome.load_alarm(self._experiment.guards.load, clients)
+        if alarm:
+            self._progress.say(f"load alarm: {alarm}")
+            self._tracker.tag("load_alarm", alarm)
+        status = engine.status() | outcome.unmodelled(self._experiment, clients)
+        verdicts = judge(self._experiment.kpis, figures(status, len(told)) | of_clients)
         wall = self._earlier_s + time.monotonic() - self._began
         working = max(wall - self._startup_s, 1e-9)
-        self._look_at_memory(runtime)
-        self._ops.merge()
         kind, actors = self._hosting
         summary = Summary(
             name=self._experiment.name,
@@ -349,7 +319,7 @@ class _Run:
             numerics=runtime.numerics,
             stopped_by=engine.stopped.guard if engine.stopped else "",
             versions=newest.number,
-            virtual_seconds=engine.clock.now_s(),
+            virtual_seconds=engine.ended_s,
             wall_seconds=wall,
             startup_seconds=self._startup_s,
             updates_per_second=engine.ledger.committed / working,
@@ -359,7 +329,7 @@ class _Run:
             kpis={name: verdict._asdict() for name, verdict in verdicts.items()},
             mlflow_run_id=self._tracker.run_id,
             **of_clients,
-            **of_ledger(engine.ledger),
+            **of_ledger(engine.ledger) | outcome.unmodelled(self._experiment, clients),
         )
         summary.write(out)
         report = write_report(out)
@@ -384,53 +354,3 @@ class _Run:
             summary = replace(summary, mlflow_run_id=delivery.run_id)
             summary.write(out)
         return summary
-
-    def _keep_models(
-        self,
-        engine: Engine,
-        runtime: Runtime,
-        holdings: Holdings,
-        newest: Version,
-        accuracy: float,
-    ) -> Vector:
-        """Write the final and the best version; return the values of the final one."""
-
-        def made(version: Version, accuracy: float) -> trained.Made:
-            message = runtime.fetch(engine.versions.handle(version))
-            return trained.Made(version, accuracy, whole_model(message, engine.schema))
-
-        final = made(newest, accuracy)
-        best = made(engine.best[1], engine.best[0]) if engine.best else final
-        models: dict[trained.Which, trained.Made] = {"final": final, "best": best}
-        trained.write(self._request.out, self._experiment, holdings, engine.schema, models)
-        return final.vector
-
-    def _alarm(self, clients: pd.DataFrame) -> None:
-        """Name the clients whose devices are worn too much."""
-        guard = self._experiment.guards.load
-        worn = clients[clients["load"].map(guard.alarms)].sort_values("load", ascending=False)
-        if worn.empty:
-            return
-        shown = ", ".join(f"{c} ({row['load']:.2f})" for c, row in worn.head(10).iterrows())
-        more = f" and {len(worn) - 10} more" if len(worn) > 10 else ""
-        self._progress.say(
-            f"load alarm: {len(worn)} clients are above guards.load.most = {guard.most:g}: "
-            f"{shown}{more}"
-        )
-        self._tracker.tag("load_alarm", f"{shown}{more}")
-
-    def _about(self, engine: Engine, told: Told, events: pd.DataFrame) -> dict[str, Any]:
-        """Return what is known of each client besides the events."""
-        fleet, last = engine.fleet, engine.last_evaluation
-        if self._experiment.evaluate.kind == "federated" or last is None:
-            accuracy = pd.Series(tested(events)).reindex(range(len(told))).to_numpy(dtype=float)
-        else:
-            accuracy = told.accuracies(last[1])
-        memory = self._experiment.training_bytes(told.shape)
-        return {
-            "name": told.names,
-            "profile": [fleet.profile_of(client).name for client in range(len(fleet))],
-            "examples": told.sizes.train,
-            "memory_share": memory / fleet.memory_bytes(),
-            "accuracy": accuracy,
-        }

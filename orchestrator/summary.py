@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from math import nan
+from dataclasses import asdict, dataclass, fields
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,25 @@ class Summary:
         """Write `summary.json` into a run's folder, whole or not at all."""
         target = out / "summary.json"
         partial = target.with_suffix(".tmp")
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        found = {name: _known(value) for name, value in asdict(self).items()}
+        text = json.dumps(found, indent=2, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(target)
         return target
+
+    @classmethod
+    def read(cls, folder: Path) -> Summary:
+        """Read a run's `summary.json`; names that this version does not know are left out."""
+        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        fields_ = {field.name: field.type for field in fields(cls)}
+        known = {name: value for name, value in found.items() if name in fields_}
+        unknown = {n: nan for n, value in known.items() if value is None and fields_[n] == "float"}
+        return cls(**known | unknown)
+
+
+def _known(value: Any) -> Any:
+    """Return a figure as JSON can hold it: null if it is not known."""
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def of_ledger(ledger: Ledger) -> dict[str, Any]:

@@ -8,9 +8,11 @@ known when the assignment is given, the last one as if the payload were as small
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-from orchestrator.fleet import Fleet
+from orchestrator.fleet import TRAINING, Fleet, Span
 from orchestrator.stages import Compute, Download, Stage
 from policies.types import Address, Reason
 
@@ -22,7 +24,8 @@ class Leg(NamedTuple):
         begin_s: When it begins.
         end_s: When it ends, or when the client is lost in it.
         busy_s: Seconds that the device or its link really work.
-        done: Share of the stage that is done by its end; below 1 if the client is lost.
+        done: Share of the work, or of the bytes, that is done by its end; below 1 if the client is
+            lost.
         lost: Why the client is lost in it; empty if it is not.
     """
 
@@ -70,53 +73,60 @@ class Timetable:
             return Leg(begin_s, begin_s, 0.0)
         client, number = address
         if isinstance(stage, Download):
-            span = self._fleet.download(client, begin_s, stage.bytes)
-        elif isinstance(stage, Compute):
+            return self._leg(
+                client, begin_s, partial(self._fleet.download, client, begin_s, stage.bytes)
+            )
+        if isinstance(stage, Compute):
             share = self._fleet.drops_out_at(client, number)
             if share is not None:
                 return self._given_up(address, share, stage.flops, begin_s, density)
             return self.work(address, begin_s, stage.flops, density)
-        else:
-            return self.upload(address, begin_s, stage.least_bytes)
-        return self._cut(client, begin_s, span.end_s, span.busy_s)
+        return self.upload(address, begin_s, stage.least_bytes)
 
-    def work(self, address: Address, begin_s: float, flops: float, density: float = 1.0) -> Leg:
-        """Return the leg of computing that nobody gives up."""
+    def work(
+        self,
+        address: Address,
+        begin_s: float,
+        flops: float,
+        density: float = 1.0,
+        *,
+        purpose: str = TRAINING,
+    ) -> Leg:
+        """Return the leg of computing that nobody gives up.
+
+        Args:
+            address: Of the assignment, or the client and a number of the purpose's own.
+            begin_s: When it begins.
+            flops: Operations that a dense model would take.
+            density: Share of the parameters that are not zero.
+            purpose: What it is for; two purposes share no draws.
+        """
         if not self._delays:
             return Leg(begin_s, begin_s, 0.0)
         client, number = address
-        span = self._fleet.compute(client, number, begin_s, flops, density)
-        return self._cut(client, begin_s, span.end_s, span.busy_s)
+        work = partial(
+            self._fleet.compute, client, number, begin_s, flops, density, purpose=purpose
+        )
+        return self._leg(client, begin_s, work)
 
     def upload(self, address: Address, begin_s: float, size: int) -> Leg:
         """Return the leg of a payload of `size` bytes."""
         if not self._delays:
             return Leg(begin_s, begin_s, 0.0)
-        span = self._fleet.upload(address.client, begin_s, size)
-        return self._cut(address.client, begin_s, span.end_s, span.busy_s)
+        client = address.client
+        return self._leg(client, begin_s, partial(self._fleet.upload, client, begin_s, size))
 
-    def _cut(self, client: int, begin_s: float, end_s: float, busy_s: float) -> Leg:
-        """End a leg where its client goes, if that loses its work."""
-        if self._fleet.always_there:
-            return Leg(begin_s, end_s, busy_s)
-        gone_s = self._lost_from(client, begin_s, end_s)
-        if gone_s >= end_s:
-            return Leg(begin_s, end_s, busy_s)
-        worked = min(gone_s - begin_s, busy_s)
-        return Leg(begin_s, gone_s, worked, worked / busy_s if busy_s else 0.0, Reason.WENT_AWAY)
-
-    def _lost_from(self, client: int, begin_s: float, end_s: float) -> float:
-        """Return when work that ends at `end_s`, or never, is lost; infinite if it is not."""
+    def _leg(self, client: int, begin_s: float, work: Callable[..., Span]) -> Leg:
+        """Return the leg of work that knows until when it may go on."""
         fleet = self._fleet
-        if fleet.on_leave(client) == "lost":
-            return fleet.away_from(client, begin_s)
+        lost = not fleet.always_there and fleet.on_leave(client) == "lost"
+        gone_s = fleet.away_from(client, begin_s) if lost else math.inf
+        end_s, busy_s, done = work(until_s=gone_s)
         if end_s < math.inf:
-            return math.inf
-        while True:  # until the client goes for good, since otherwise it would end
-            away_s = fleet.away_from(client, begin_s)
-            begin_s = fleet.back_at(client, away_s)
-            if begin_s == math.inf:
-                return away_s
+            return Leg(begin_s, end_s, busy_s)
+        if not lost:  # it waited for its client until that went for good, so these come to an end
+            gone_s = max([begin_s, *(goes_s for _, goes_s in fleet.stays(client, begin_s))])
+        return Leg(begin_s, gone_s, busy_s, done, Reason.WENT_AWAY)
 
     def _given_up(
         self, address: Address, share: float, flops: float, begin_s: float, density: float

@@ -82,11 +82,12 @@ class Told:
         found = np.full(len(self), np.nan)
         holdings = self._holdings
         if evaluation.by_owner and isinstance(holdings, Dealt):
-            for client in range(len(self)):
-                owner = holdings.owner_of(client)
+            owners = [holdings.owner_of(client) for client in range(len(self))]
+            for client, owner in enumerate(owners):
                 if owner is not None and owner < len(evaluation.by_owner):
                     found[client] = evaluation.by_owner[owner]
-            return found
+            if any(owner is not None for owner in owners):
+                return found
         recall = np.nan_to_num(np.asarray(evaluation.recall, dtype=np.float64))
         for client in range(0, len(self), -(-len(self) // MOST_CLIENTS)):
             labels = self.labels(client)

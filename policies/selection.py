@@ -6,13 +6,14 @@ from abc import abstractmethod
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import SerializeAsAny, WrapValidator
 
 from policies.base import Policy, open_union
 
 
 class IdleClients(Protocol):
-    """What a selection may look at: the fleet's size and who is idle."""
+    """What a selection may look at: the fleet's size and who is idle, which is who can be asked."""
 
     @property
     def size(self) -> int:
@@ -24,6 +25,9 @@ class IdleClients(Protocol):
 
     def is_idle(self, client: int) -> bool:
         """Whether this one can be asked now."""
+
+    def askable(self) -> npt.NDArray[np.bool_]:
+        """Return which ones can be asked now, shape (size,)."""
 
 
 class SelectionPolicy(Policy):
@@ -47,7 +51,7 @@ class Uniform(SelectionPolicy):
         """Return up to `count` idle clients."""
         count = min(count, clients.idle)
         if 4 * clients.idle < clients.size or 2 * count > clients.idle:
-            everyone = [c for c in range(clients.size) if clients.is_idle(c)]
+            everyone = np.flatnonzero(clients.askable())
             return [int(c) for c in rng.choice(everyone, count, replace=False)] if count else []
         chosen: dict[int, None] = {}
         while len(chosen) < count:

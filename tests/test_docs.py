@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +17,10 @@ import typer
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
+import latecomer
 from actors import faults
 from actors.identity import join_paths
+from orchestrator import request as requests
 from orchestrator.cli import app
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
@@ -163,7 +165,7 @@ def test_every_event_kind_is_documented() -> None:
     """What the engine writes into the logs stands in docs/logs.md."""
     sources = "".join(
         (ROOT / "orchestrator" / name).read_text(encoding="utf-8")
-        for name in ("journal.py", "run.py", "ray_runtime.py")
+        for name in ("journal.py", "run.py", "engine.py", "ray_runtime.py")
     )
     pattern = r"(?:self\._write|_ops\.append|self\._note)\(\s*\"(\w+)\""
     written = set(re.findall(pattern, sources))
@@ -227,7 +229,7 @@ def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save the pages' Python under the names that their dotted paths use."""
     folder = tmp_path_factory.mktemp("own")
     for page, body in blocks("python"):
-        if "from latecomer import" in body:
+        if "latecomer import" in body:
             continue  # no module: it is run below
         module = re.search(r'Literal\["(\w+):', body) or re.search(
             r"^# (\w+)\.py$", body, re.MULTILINE
@@ -251,12 +253,50 @@ def test_every_experiment_is_valid(page: str, body: str, own_code: Path) -> None
     assert experiment.model.parameters(experiment.data.shape()) > 0
 
 
+PARTS = [
+    (page, body) for page, body in blocks("yaml") if not re.search(r"^name:", body, re.MULTILINE)
+]
+
+
+def run_shortly(document: Document, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Summary:
+    """Run two versions of an experiment, in this process, from `folder`."""
+    monkeypatch.chdir(folder)
+    document.override(("stop={versions: 2}", "tracking.enabled=false", "kpis={}"), Experiment)
+    experiment = document.validate(Experiment, CHECKS)
+    return latecomer.run(experiment, out=folder / "run", in_process=True).summary
+
+
+@pytest.mark.parametrize(("page", "body"), EXPERIMENTS)
+def test_every_experiment_runs(
+    page: str, body: str, own_code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two versions of every experiment on a page come out."""
+    del own_code
+    assert run_shortly(Document.parse(body, page), tmp_path, monkeypatch).versions == 2
+
+
+@pytest.mark.parametrize(("page", "body"), PARTS)
+def test_every_part_of_an_experiment_runs(
+    page: str, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A section on a page does in place of another experiment's; CSV on the page is its file."""
+    _, whole = EXPERIMENTS[[name for name, _ in EXPERIMENTS].index("README.md")]
+    document = Document.parse(body, page)
+    base = Document.parse(whole, page).data
+    document.data = base | {n: base.get(n, {}) | part for n, part in document.data.items()}
+    files = re.findall(r"path: (\w+\.csv)", (ROOT / page).read_text(encoding="utf-8"))
+    for name, (_, rows) in zip(files, [b for b in blocks("csv") if b[0] == page], strict=True):
+        (tmp_path / name).write_text(rows, encoding="utf-8")
+    assert run_shortly(document, tmp_path, monkeypatch).versions == 2
+
+
 def test_the_python_on_the_pages_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page does with `latecomer` in Python works as it stands, from the project's folder."""
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
-    found = [(page, body) for page, body in blocks("python") if "from latecomer import" in body]
-    assert len(found) >= 2
+    found = [(page, body) for page, body in blocks("python") if "latecomer import" in body]
+    found.sort(key=lambda block: block[0] != "docs/python.md")  # what it makes others look at
+    assert len(found) >= 3
     for page, body in found:
         exec(compile(body, page, "exec"), {"__name__": page})  # noqa: S102  # our own pages
     assert (tmp_path / "runs" / "notebook" / "summary.json").exists()
@@ -344,8 +384,64 @@ def test_every_command_parses(page: str, command: str) -> None:
     parser.make_context(words[0], words[1:], resilient_parsing=False)
 
 
+LIVE = {"status", "pause", "resume", "stop", "rollback", "leave", "join", "fetch"}
+"""Commands that need a run under way, or the network; tests of their own call them."""
+
+
+def callable_here(command: str) -> bool:
+    """Say whether a command needs nothing but files of its page: no Ray, server, run to resume."""
+    words = command.split()
+    elsewhere = ("--address", "--resume", "http", "...", "first-1", "RUN")
+    named_alone = words[0] == "run" and (len(words) == 1 or words[1].startswith("--"))
+    in_vain = named_alone or words[0] in LIVE
+    return not in_vain and not any(word in command for word in elsewhere)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the files and runs that the pages' commands name."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    for page, body in EXPERIMENTS:
+        name = re.search(r"^name: (\S+)$", body, re.MULTILINE)
+        assert name is not None, page
+        quiet = body if "tracking:" in body else f"{body}tracking: {{enabled: false}}\n"
+        (folder / f"{name[1]}.yaml").write_text(quiet, encoding="utf-8")
+    (folder / "FILE").write_text((folder / "first.yaml").read_text(encoding="utf-8"))
+    experiment, _ = latecomer.read(folder / "first.yaml", ("stop.versions=4",))
+    for name in ("a-20260101-120000", "b-20260101-121500"):
+        latecomer.run(experiment, out=folder / "runs" / name, in_process=True)
+    return folder
+
+
+@pytest.mark.parametrize(("page", "command"), [c for c in commands() if callable_here(c[1])])
+def test_every_command_runs(
+    page: str, command: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends well where its page's files are; a run makes two versions, in this process."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(requests, "new", _without_ray(requests.new))
+    words = shlex.split(command.partition(" > ")[0], comments=True)
+    if words[0] == "run":
+        words = [w for w in words if w != "--check-kpis"]
+        words += ["--set", "stop={versions: 2}", "--set", "tracking.enabled=false"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, f"{page}: latecomer {command}\n{result.output}"
+    assert result.output.strip()
+
+
+def _without_ray(new: Any) -> Any:
+    def make(*words: Any, **options: Any) -> Any:
+        wanted, notes = new(*words, **options)
+        return replace(wanted, in_process=True), notes
+
+    return make
+
+
 def test_commands_are_found() -> None:
-    """The search sees the pages' commands, so that the test above means something."""
+    """The search sees the pages' commands, so that the tests above mean something."""
     names = {command.split()[0] for _, command in commands()}
     known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     assert names == known
+    run = {command.split()[0] for _, command in commands() if callable_here(command)}
+    assert run == known - LIVE

@@ -84,7 +84,7 @@ def draw(axis: Axes, lines: Sequence[Line], *, x: str, y: str, log: bool = False
     """Draw lines with their labels at their right ends, moved apart where they would overlap."""
     if log:
         axis.set_xscale("log", nonpositive="mask")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     for line in lines:

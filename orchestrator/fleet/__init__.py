@@ -3,14 +3,11 @@
 from orchestrator.fleet.availability import (
     Always,
     Availability,
-    AvailabilityPolicy,
-    Churn,
     Diurnal,
-    Status,
-    TraceAvailability,
 )
 from orchestrator.fleet.catalogue import CATALOGUE, OnLeave, Profile
-from orchestrator.fleet.drawn import Fleet, apportion
+from orchestrator.fleet.churn import Churn
+from orchestrator.fleet.drawn import TRAINING, Fleet, apportion
 from orchestrator.fleet.jitter import (
     CorrelatedJitter,
     Jitter,
@@ -30,6 +27,7 @@ from orchestrator.fleet.links import (
     VaryingLink,
 )
 from orchestrator.fleet.memory import COPIES_IN_TRAINING, fits, training_bytes
+from orchestrator.fleet.presence_trace import TraceAvailability
 from orchestrator.fleet.settings import (
     INSTANT,
     ActorResources,
@@ -38,11 +36,13 @@ from orchestrator.fleet.settings import (
     ServerSettings,
 )
 from orchestrator.fleet.spans import Span
+from orchestrator.fleet.status import AvailabilityPolicy, Status
 
 __all__ = [
     "CATALOGUE",
     "COPIES_IN_TRAINING",
     "INSTANT",
+    "TRAINING",
     "ActorResources",
     "Always",
     "Availability",

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,12 @@ from orchestrator.fleet.catalogue import OnLeave, Profile
 from orchestrator.fleet.links import Region, Way
 from orchestrator.fleet.presence import Presence
 from orchestrator.fleet.settings import ActorResources, FleetSettings
-from orchestrator.fleet.spans import Span, Windows, always, carry, through
+from orchestrator.fleet.spans import Span, Windows, always, carry, through, until
 from policies.counter import uniforms
 from policies.types import ExperimentError, Positions, stream
+
+TRAINING: Final = "training"
+"""The purpose of work that is drawn under the numbers of dispatches themselves."""
 
 
 def apportion(shares: Sequence[float], clients: int) -> list[int]:
@@ -51,6 +55,14 @@ def _dealt(shares: Sequence[float], clients: int, seed: int, purpose: str) -> Po
     counts = apportion(shares, clients)
     in_order = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
     return stream(seed, purpose).permutation(in_order)
+
+
+def _piece(purpose: str, number: int) -> int:
+    """Return the counter that names a piece of work: below 0 if its purpose is not training."""
+    if purpose == TRAINING:
+        return number
+    name = hashlib.blake2b(f"{purpose}/{number}".encode(), digest_size=8).digest()
+    return -1 - (int.from_bytes(name, "little") >> 1)
 
 
 class Fleet:
@@ -147,38 +159,56 @@ class Fleet:
 
     # ------------------------------------------------------------ what work takes
 
-    def download(self, client: int, start_s: float, size_bytes: int) -> Span:
+    def download(
+        self, client: int, start_s: float, size_bytes: int, *, until_s: float = math.inf
+    ) -> Span:
         """Return when `size_bytes` that are sent at `start_s` have reached the client.
 
         Clients that are `paused` or `late` when they go receive and send nothing while they are
-        away; of those that are `lost` absences are left out here: whoever asks ends the work at
-        `away_from`.
-        """
-        return self._transfer(client, start_s, size_bytes, "downlink")
+        away; of those that are `lost` absences are left out here: whoever asks says `until_s`.
 
-    def upload(self, client: int, start_s: float, size_bytes: int) -> Span:
+        Args:
+            client: Who receives.
+            start_s: When it begins.
+            size_bytes: How much.
+            until_s: From this moment on nothing moves; what is not done by then never ends.
+        """
+        return self._transfer(client, start_s, size_bytes, until_s, "downlink")
+
+    def upload(
+        self, client: int, start_s: float, size_bytes: int, *, until_s: float = math.inf
+    ) -> Span:
         """Return when `size_bytes` that the client sends at `start_s` are here; see `download`."""
-        return self._transfer(client, start_s, size_bytes, "uplink")
+        return self._transfer(client, start_s, size_bytes, until_s, "uplink")
 
     def compute(
-        self, client: int, number: int, start_s: float, flops: float, density: float = 1.0
+        self,
+        client: int,
+        number: int,
+        start_s: float,
+        flops: float,
+        density: float = 1.0,
+        *,
+        purpose: str = TRAINING,
+        until_s: float = math.inf,
     ) -> Span:
         """Return when work that begins at `start_s` is done.
 
         Args:
             client: Whose work it is; one that is `paused` when it goes does nothing while it is
                 away.
-            number: Which of its dispatches.
+            number: Which of its dispatches, or which of its pieces of work for another purpose.
             start_s: When it begins; the jitter of that moment holds to the end.
             flops: Operations that a dense model would take.
             density: Share of the model's parameters that are not zero.
+            purpose: What it is for; two purposes share no draws of the jitter.
+            until_s: From this moment on nothing is done; what is not done by then never ends.
         """
         profile = self.profile_of(client)
-        factor = self.settings.jitter.factor(self.seed, client, number, start_s)
-        seconds = float(flops / self._flops[client]) * factor
-        if density < 1:
-            seconds /= profile.speedup(density)
-        return through(start_s, seconds, self._windows(client, {"paused"}))
+        piece = _piece(purpose, number)
+        factor = self.settings.jitter.factor(self.seed, client, piece, start_s)
+        seconds = float(flops / self._flops[client]) * factor / profile.speedup(density)
+        return through(start_s, seconds, until(self._windows(client, {"paused"}), until_s))
 
     def compute_j(self, client: int, seconds: float) -> float:
         """Return the joules of `seconds` of computing."""
@@ -220,24 +250,44 @@ class Fleet:
         self._entry(client)
         return self._presence.back_at(client, time_s)
 
-    def next_arrival(self, time_s: float) -> float:
-        """Return the earliest moment after `time_s` at which somebody comes who is away then."""
+    def stays(self, client: int, time_s: float) -> Iterator[tuple[float, float]]:
+        """Yield (comes, goes) of the client from `time_s` on; it may never end."""
+        self._entry(client)
+        return self._presence.windows(client, time_s)
+
+    def next_arrival(self, time_s: float, among: npt.NDArray[np.bool_] | None = None) -> float:
+        """Return the earliest moment after `time_s` at which somebody comes who is away then.
+
+        Args:
+            time_s: A moment in virtual time.
+            among: Who counts, shape (clients,); None is everybody.
+
+        Returns:
+            Infinity if nobody comes.
+        """
         there, until_s = self._presence.look(time_s)
-        return float(np.where(there, math.inf, until_s).min())
+        away = ~there if among is None else among & ~there
+        return float(until_s[away].min(initial=math.inf))
+
+    def returning(self, time_s: float) -> npt.NDArray[np.bool_]:
+        """Return who is there at `time_s` or will ever come again, shape (clients,)."""
+        there, until_s = self._presence.look(time_s)
+        return np.asarray(there | (until_s < math.inf))
 
     def will_return(self, time_s: float) -> int:
         """Return how many clients are there at `time_s` or will ever come again."""
-        there, until_s = self._presence.look(time_s)
-        return int(np.count_nonzero(there | (until_s < math.inf)))
+        return int(np.count_nonzero(self.returning(time_s)))
 
     # ------------------------------------------------------------ inside
 
-    def _transfer(self, client: int, start_s: float, size_bytes: int, way: Way) -> Span:
+    def _transfer(
+        self, client: int, start_s: float, size_bytes: int, until_s: float, way: Way
+    ) -> Span:
         profile = self.profile_of(client)
         region = self._regions[self.regions[client]]
         nominal = (profile.uplink if way == "uplink" else profile.downlink) * region.bandwidth
         pieces = partial(self.settings.link.pieces, self.seed, client, way=way, nominal=nominal)
-        windows = self._windows(client, {"paused", "late"})
+        windows = until(self._windows(client, {"paused", "late"}), until_s)
         return carry(start_s, profile.latency_s + region.latency_s, 8 * size_bytes, pieces, windows)
 
     def _windows(self, client: int, waits: set[OnLeave]) -> Windows:

@@ -28,7 +28,8 @@ class JitterPolicy(Policy):
         Args:
             seed: The experiment's seed.
             client: Whose work it is.
-            number: Which of its dispatches.
+            number: Which piece of its work: that of a dispatch, or one below 0 for what is no
+                training.
             time_s: When the work begins, in virtual time.
         """
 

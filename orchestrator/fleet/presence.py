@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator.fleet.availability import AvailabilityPolicy, Status
+from orchestrator.fleet.status import AvailabilityPolicy, Status
 from policies.types import Positions
 
 
@@ -39,6 +39,13 @@ class Stay(NamedTuple):
             there = np.zeros(len(clients), dtype=np.bool_)
         never_s = np.where(there, self.leaves_s, math.inf)
         return Status(there, np.where(until_s < self.leaves_s, until_s, never_s))
+
+    def windows(self, seed: int, client: int, start_s: float) -> Iterator[tuple[float, float]]:
+        """Yield (comes, goes) of a client from a time on."""
+        for begin_s, end_s in self.policy.windows(seed, client, max(start_s, self.joins_s)):
+            if begin_s >= self.leaves_s:
+                break
+            yield begin_s, min(end_s, self.leaves_s)
 
 
 class Presence:
@@ -89,12 +96,15 @@ class Presence:
         return time_s if there else until_s
 
     def windows(self, client: int, start_s: float) -> Iterator[tuple[float, float]]:
-        """Yield (comes, goes) of a client from a time on."""
+        """Yield (comes, goes) of a client from a time on; the first is what is remembered."""
         begin_s = self.back_at(client, start_s)
-        while begin_s < math.inf:
-            end_s = self.away_from(client, begin_s)
-            yield begin_s, end_s
-            begin_s = self.back_at(client, end_s)
+        if begin_s == math.inf:
+            return
+        end_s = self.away_from(client, begin_s)
+        yield begin_s, end_s
+        if end_s < math.inf:
+            stay = self._stays[int(self._entries[client])]
+            yield from stay.windows(self._seed, client, end_s)
 
     def _one(self, client: int, time_s: float) -> tuple[bool, float]:
         """Return one client's status: a remembered one where it holds."""

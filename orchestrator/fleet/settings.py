@@ -24,6 +24,8 @@ _Chance = Annotated[float, Field(ge=0, lt=1)]
 
 INSTANT: Final = "instant"
 """A server profile that takes no virtual time."""
+_LATEST_S: Final = 1e10
+"""Until then the shortest periods that can be set can be told apart."""
 
 
 class ActorResources(Settings):
@@ -55,6 +57,17 @@ class MixEntry(Settings):
     joins_s: Seconds = 0.0
     leaves_s: Seconds | None = None
     drop_out: _Chance | None = None
+
+    @model_validator(mode="after")
+    def _joins_in_time(self) -> Self:
+        if self.joins_s > _LATEST_S:
+            error = PydanticCustomError(
+                "joins",
+                "must be at most {most} s, some 300 years, got {joins} s.",
+                {"most": f"{_LATEST_S:g}", "joins": f"{self.joins_s:g}"},
+            )
+            raise _refused(self, [(error, ("joins_s",), self.joins_s)])
+        return self
 
     @model_validator(mode="after")
     def _joins_before_it_leaves(self) -> Self:

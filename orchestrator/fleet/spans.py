@@ -26,10 +26,12 @@ class Span(NamedTuple):
     Attributes:
         end_s: When it ends; infinite if its client never comes back.
         busy_s: Seconds in which the device or the link really worked.
+        done: Share of the work that is done, or of the bits that have moved; 1 if it ends.
     """
 
     end_s: float
     busy_s: float
+    done: float = 1.0
 
 
 def always(start_s: float) -> Iterator[tuple[float, float]]:
@@ -37,14 +39,27 @@ def always(start_s: float) -> Iterator[tuple[float, float]]:
     yield start_s, math.inf
 
 
+def until(windows: Windows, stop_s: float) -> Windows:
+    """Return the windows up to a moment, from which on there are none."""
+
+    def before(start_s: float) -> Iterator[tuple[float, float]]:
+        for begin_s, end_s in windows(start_s):
+            if begin_s > stop_s:
+                break
+            yield begin_s, min(end_s, stop_s)
+
+    return before
+
+
 def through(start_s: float, seconds: float, windows: Windows) -> Span:
     """Return when `seconds` of work that begin at `start_s` are done."""
-    left = seconds
+    left, busy_s = seconds, 0.0
     for begin_s, end_s in windows(start_s):
         if begin_s + left <= end_s:
             return Span(begin_s + left, seconds)
         left = max(0.0, left - (end_s - begin_s))
-    return Span(math.inf, seconds - left)
+        busy_s += end_s - begin_s
+    return Span(math.inf, busy_s, min(1.0, busy_s / seconds) if seconds else 0.0)
 
 
 def carry(start_s: float, latency_s: float, bits: float, pieces: Pieces, windows: Windows) -> Span:
@@ -63,24 +78,37 @@ def carry(start_s: float, latency_s: float, bits: float, pieces: Pieces, windows
     """
     rate, until_s = next(pieces(start_s))
     if until_s == math.inf:
-        return through(start_s, latency_s + bits / rate, windows)
+        return _steadily(start_s, latency_s, bits, rate, windows)
     latency = through(start_s, latency_s, windows)
-    busy_s, idle = latency.busy_s, 0
+    busy_s, left, idle = latency.busy_s, bits, 0
     if latency.end_s == math.inf:
-        return latency
+        return latency._replace(done=0.0)
     for begin_s, end_s in windows(latency.end_s):
-        here = _one_window(begin_s, end_s, bits, pieces)
+        here = _one_window(begin_s, end_s, left, pieces)
         busy_s += here.busy_s
         if here.left == 0:
             return Span(here.end_s, busy_s)
-        idle = idle + 1 if here.left == bits else 0
-        bits = here.left
+        idle = idle + 1 if here.left == left else 0
+        left = here.left
         if idle > _MOST_IDLE:
             raise RunError(
                 f"a transfer that began at {start_s:g} s never goes on: whenever its client is "
                 "there, its link carries nothing. Change fleet.link or fleet.availability."
             )
-    return Span(math.inf, busy_s)
+    return Span(math.inf, busy_s, _moved(bits - left, bits))
+
+
+def _steadily(start_s: float, latency_s: float, bits: float, rate: float, windows: Windows) -> Span:
+    """Return when a transfer is done whose bandwidth never changes."""
+    span = through(start_s, latency_s + bits / rate, windows)
+    if span.end_s < math.inf:
+        return span
+    return span._replace(done=_moved(rate * (span.busy_s - latency_s), bits))
+
+
+def _moved(moved: float, bits: float) -> float:
+    """Return the share of the bits that have moved; none before the latency has passed."""
+    return min(1.0, max(0.0, moved) / bits) if bits else 0.0
 
 
 class _Window(NamedTuple):

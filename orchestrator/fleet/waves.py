@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from policies.counter import normals
+from policies.types import RunError
 from policies.units import Seconds
 
 Sigma = Annotated[float, Field(ge=0, le=5)]
@@ -23,10 +24,22 @@ Correlation = Annotated[float, Field(ge=0, le=0.99)]
 Period = Annotated[Seconds, Field(ge=1e-3)]
 
 _FORGOTTEN: Final = 1e-6
+_MOST_PERIODS: Final = 2**44
+"""Later a float holds fewer than some 200 moments a period."""
 
 
 def period_of(time_s: float, period_s: float) -> int:
-    """Return the n with n * period_s <= time_s < (n + 1) * period_s, in floating point exactly."""
+    """Return the n with n * period_s <= time_s < (n + 1) * period_s, in floating point exactly.
+
+    Raises:
+        RunError: If the moments of a period can no longer be told apart.
+    """
+    if time_s / period_s > _MOST_PERIODS:
+        raise RunError(
+            f"at {time_s:g} s moments of one period of {period_s:g} s cannot be told apart. "
+            "Lengthen the periods and mean times of fleet.availability, fleet.link and "
+            "fleet.jitter, or let clients join earlier."
+        )
     at = math.floor(time_s / period_s)
     if at * period_s > time_s:
         return at - 1

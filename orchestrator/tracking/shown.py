@@ -30,6 +30,7 @@ FINAL: Final = (
 def tags(experiment: Experiment) -> dict[str, str]:
     """Return what a run is looked for by."""
     return {
+        "name": experiment.name,
         "method": method(experiment.method),
         "data": experiment.data.source,
         "model": experiment.model.kind,

@@ -7,10 +7,11 @@ the same bytes.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,22 @@ from orchestrator.log import EVENTS_SCHEMA
 from orchestrator.views import pictures
 from orchestrator.views import report_parts as parts
 from orchestrator.views.pages import Tile, render
-from orchestrator.views.readable import ACCURACY, BYTES, ENERGY, TIME, Unit, count, human, plain
+from orchestrator.views.readable import (
+    ACCURACY,
+    BYTES,
+    ENERGY,
+    SHARE,
+    TIME,
+    Unit,
+    count,
+    human,
+    plain,
+)
 from orchestrator.views.report_clients import clients as who_took_part
 from orchestrator.yaml_source import NotYamlError, read_yaml
 from policies.guards import Load
+
+_UNUSUAL: Final = ("correction", "pruning")  # parts of a method that many do without
 
 
 def write_report(out: Path) -> Path:
@@ -40,6 +53,7 @@ def write_report(out: Path) -> Path:
     events = _events(out / "events.parquet")
     summary = json.loads(_text(out / "summary.json") or "{}")
     experiment = _text(out / "experiment.yaml")
+    settings = _settings(experiment)
     clients = _clients(out, events)
     with pictures.style():
         sections = [
@@ -49,7 +63,7 @@ def write_report(out: Path) -> Path:
             parts.spending(events),
             parts.staleness(events),
             parts.method(events),
-            who_took_part(clients, _load(experiment)),
+            who_took_part(clients, _load(settings)),
             parts.outcomes(events),
             parts.guards(events),
         ]
@@ -57,6 +71,7 @@ def write_report(out: Path) -> Path:
     page = render(
         "report.html.j2",
         title=_title(summary, experiment, out),
+        about=_about(settings),
         tiles=_tiles(summary),
         parts=[part for part in sections if part],
         facts=[(name.replace("_", " "), plain(summary.get(name, "not known"))) for name in names],
@@ -92,22 +107,55 @@ def _clients(out: Path, events: pd.DataFrame) -> pd.DataFrame:
         return pd.read_parquet(file).set_index("client")
     asked = events.loc[events["kind"] == "dispatched", "client"]
     unknown = np.full(0 if asked.empty else int(asked.max()) + 1, np.nan)
-    found = people.table(events, {"memory_share": unknown, "accuracy": unknown})
+    about = {"memory_share": unknown, "accuracy": unknown}
+    found = people.table(events, about, span_s=float(events["time_s"].max()))
     return found[found["asked"] > 0]
 
 
-def _load(experiment: str) -> Load:
-    """Return the guard that raises the alarm, as the experiment has it."""
+def _settings(experiment: str) -> Mapping[str, Any]:
+    """Return the resolved experiment, empty if there is none to be read."""
     try:
         settings, _ = read_yaml(experiment)
+    except NotYamlError:
+        return {}
+    return settings if isinstance(settings, Mapping) else {}
+
+
+def _load(settings: Mapping[str, Any]) -> Load:
+    """Return the guard that raises the alarm, as the experiment has it."""
+    try:
         return Load.model_validate(settings["guards"]["load"])
-    except (NotYamlError, LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return Load()
 
 
 def _title(summary: Mapping[str, Any], experiment: str, out: Path) -> str:
     named = re.search(r"^name:\s*[\"']?(.+?)[\"']?\s*$", experiment, re.MULTILINE)
     return str(summary.get("name") or (named.group(1) if named else out.name) or "A run")
+
+
+def _about(settings: Mapping[str, Any]) -> str:
+    """Say in a line which data, model, method and fleet the run had, as far as that is known."""
+
+    def of(path: str) -> str:
+        found: Any = settings
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return "" if found is None else str(found)
+
+    clients = of("fleet.clients")
+    kinds = [of(f"method.{part}.kind") for part in ("aggregation", "training", *_UNUSUAL)]
+    uplink = of("method.uplink.kind")
+    method = [kind for kind in kinds if kind not in {"", "none"}]
+    method += [f"{uplink} uplink"] if uplink else []
+    said = {
+        "data": ", ".join(filter(None, (of("data.source"), of("data.partition.kind")))),
+        "model": of("model.kind"),
+        "method": ", ".join(method),
+        "": clients and ("1 client" if clients == "1" else f"{clients} clients"),
+        "seed": of("seed"),
+    }
+    return " · ".join(f"{name} {text}".lstrip() for name, text in said.items() if text)
 
 
 # The headline.
@@ -118,7 +166,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
 
     def tile(name: str, key: str, units: Sequence[Unit] | None, note: str = "") -> Tile | None:
         value = summary.get(key)
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or math.isnan(value):
             return None
         return Tile(name, count(value) if units is None else human(value, units), note)
 
@@ -134,7 +182,12 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
             beside("best", "best_accuracy", ACCURACY),
         ),
         tile("Accuracy of the last tenth", "tail_accuracy", ACCURACY, "mean of evaluations"),
+        tile("Accuracy swing", "accuracy_swing", ACCURACY, "deviation over the last tenth"),
         tile("Worst tenth of clients", "worst_decile_accuracy", ACCURACY, "accuracy"),
+        tile("Spread between clients", "accuracy_spread", ACCURACY, "deviation of accuracies"),
+        tile("Clients in the model", "participation", SHARE, "with an update in it"),
+        tile("From asked to update", "cycle_seconds", TIME, "mean"),
+        tile("Largest load", "most_load", None, "busy share x memory share of a device"),
         tile("Virtual time", "virtual_seconds", TIME, beside("wall", "wall_seconds", TIME)),
         tile("Versions", "versions", None),
         tile("Updates", "updates", None, beside("rejected:", "rejected_updates")),

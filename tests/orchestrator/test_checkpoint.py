@@ -34,6 +34,18 @@ VARIETY = (
         for on_leave in ("lost", "paused", "late")
     ),
 )
+GONE_WHILE_SENDING = (
+    (
+        "fleet.profiles={slow: {flops: 1e6, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 20 kbit/s, downlink: 1 Mbit/s, latency_s: 0.05, on_leave: lost}}"
+    ),
+    "fleet.mix=[{profile: slow}]",
+    "fleet.availability={kind: churn, mean_on_s: 2, mean_off_s: 0.4}",
+    "method.uplink={kind: packed, content: delta}",
+    "method.pruning={kind: fedmap, density: 0.2, every: 2, schedule: {kind: recovered}}",
+    "method.downlink.kind=difference",
+    "stop.versions=5",
+)
 SPARSE = {
     "sparsyfed": (
         "method.training={kind: sparsyfed, lr: 0.3}",
@@ -119,6 +131,28 @@ def test_same_digest_wherever_it_was_cut(
         assert result.rows == reference.rows
         busy += in_flight
     assert busy > 9, "the cuts met work in flight"
+
+
+def test_an_upload_that_was_broken_off_counts_once(
+    small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path
+) -> None:
+    """Also if the run was cut between learning the payload's size and its client's leaving."""
+    experiment = small(*GONE_WHILE_SENDING)
+    cuts = []
+
+    def watch(engine: Any) -> None:
+        watch.looks += 1
+        flights = engine.flights.values()
+        if any(f.payload_bytes is not None and f.doomed for f in flights):
+            cuts.append(watch.looks)
+
+    watch.looks = 0
+    reference = ran(experiment, between_events=watch)
+    assert [row for row in reference.of("lost") if row["uplink_bytes"] > 100]
+    for at in cuts[:: max(len(cuts) // 4, 1)]:
+        result, _ = cut_and_resumed(experiment, at, build, ended, tmp_path / str(at))
+        assert result.rows == reference.rows
+        assert result.engine.ledger == reference.engine.ledger
 
 
 @pytest.mark.parametrize("changes", [(), *SPARSE.values()], ids=["plain", *SPARSE])

@@ -45,7 +45,7 @@ def events() -> pd.DataFrame:
 
 def test_by_hand(events: pd.DataFrame) -> None:
     """Counts, means and shares of a run of eight events."""
-    clients = people.table(events, ABOUT)
+    clients = people.table(events, ABOUT, span_s=20.0)
     assert list(clients["asked"]) == [2, 1, 0]
     assert list(clients["accepted"]) == [1, 0, 0]
     assert list(clients["rejected"]) == [1, 0, 0]
@@ -66,7 +66,7 @@ def test_tests_of_its_own_count(events: pd.DataFrame) -> None:
     spent = {"device_s": 1.0, "energy_j": 2.0, "uplink_bytes": 16, "downlink_bytes": 1000}
     test = row("tested", 20.0, 2, accuracy=0.5, **spent) | {"number": None}
     more = pd.concat([events, pd.DataFrame([test], columns=EVENTS_SCHEMA.names)])
-    clients = people.table(more, ABOUT)
+    clients = people.table(more, ABOUT, span_s=20.0)
     assert list(clients["downlink_bytes"]) == [1500, 1000, 1000]
     assert list(clients["uplink_bytes"]) == [200, 0, 16]
     assert list(clients["device_s"]) == [4.0, 1.0, 1.0]
@@ -75,7 +75,7 @@ def test_tests_of_its_own_count(events: pd.DataFrame) -> None:
 
 def test_figures_by_hand(events: pd.DataFrame) -> None:
     """The worst tenth is one client at least; clients without an accuracy do not count in it."""
-    found = people.figures(people.table(events, ABOUT))
+    found = people.figures(people.table(events, ABOUT, span_s=20.0))
     assert found["worst_decile_accuracy"] == 0.5
     assert found["accuracy_spread"] == pytest.approx(0.2)
     assert found["participation"] == pytest.approx(1 / 3)
@@ -85,7 +85,7 @@ def test_figures_by_hand(events: pd.DataFrame) -> None:
 
 def test_a_run_without_events(events: pd.DataFrame) -> None:
     """Every client has its row of zeros."""
-    clients = people.table(events.iloc[:0], ABOUT)
+    clients = people.table(events.iloc[:0], ABOUT, span_s=0.0)
     assert len(clients) == 3
     assert clients["asked"].sum() == clients["load"].sum() == 0
     found = people.figures(clients)
@@ -95,7 +95,7 @@ def test_a_run_without_events(events: pd.DataFrame) -> None:
 
 def test_written_and_read(events: pd.DataFrame, tmp_path: Path) -> None:
     """The file has the client's number as a column of its own, and whole numbers stay whole."""
-    clients = people.table(events, ABOUT)
+    clients = people.table(events, ABOUT, span_s=20.0)
     back = pd.read_parquet(people.write(clients, tmp_path))
     assert list(back["client"]) == [0, 1, 2]
     assert back["asked"].dtype == np.int64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -111,32 +111,6 @@ def test_diurnal_spreads_its_clients() -> None:
     assert np.mean(shares) == pytest.approx(0.25, abs=0.003)
 
 
-def test_churn_is_stationary() -> None:
-    """The share of clients there is on / (on + off), from time 0 on."""
-    many = np.arange(20_000)
-    churn = Churn(mean_on_s=30, mean_off_s=70)
-    for time_s in (0.0, 1.0, 45.0, 1e6):
-        found = churn.status(1, many, time_s).there.mean()
-        assert found == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / len(many)))
-
-
-def test_churn_is_exponential() -> None:
-    """Stays and absences have their means, and exponential tails."""
-    churn = Churn(mean_on_s=30, mean_off_s=70)
-    stays: dict[bool, list[float]] = {True: [], False: []}
-    for client in range(150):
-        here, time_s = np.array([client]), 0.0
-        for turn in range(20):
-            there, until_s = churn.status(1, here, time_s)
-            if turn:  # the first one began before time 0
-                stays[bool(there[0])].append(float(until_s[0]) - time_s)
-            time_s = float(until_s[0])
-    for there, mean in ((True, 30), (False, 70)):
-        found = np.array(stays[there])
-        assert found.mean() == pytest.approx(mean, abs=5 * mean / math.sqrt(len(found)))
-        assert (found > 2 * mean).mean() == pytest.approx(math.exp(-2), abs=0.05)
-
-
 def test_trace_by_hand(samples: dict[str, AvailabilityPolicy]) -> None:
     """Rows that touch are one stay; who is in no row never comes."""
     there, until_s = samples["trace"].status(0, np.arange(9), 6.0)
@@ -170,23 +144,6 @@ def test_refused(
     """A day has its hours, and who comes must stay a little."""
     with pytest.raises(ValidationError, match=message):
         settings(availability=changes)
-
-
-@pytest.mark.parametrize(
-    ("lines", "repeat_s", "message"),
-    [
-        (["client start_s"], None, r"csv:1: the header must name client, start_s, end_s, got"),
-        (["client start_s end_s", "0 5 5"], None, r"csv:2: end_s must be after start_s = 5, got 5"),
-        (["client start_s end_s", "0 1 2", "1.5 1 2"], None, r"csv:3: client must be a whole"),
-        (["client start_s end_s", "0 1 9"], 8.0, r"csv:2: end_s must be at most repeat_s = 8"),
-    ],
-)
-def test_bad_traces_are_told_with_their_line(
-    lines: list[str], repeat_s: float | None, message: str, csv: Callable[..., str]
-) -> None:
-    """A mistake in a trace names the file, the line and the rule."""
-    with pytest.raises(ValidationError, match=message):
-        TraceAvailability(path=csv(*lines), repeat_s=repeat_s)
 
 
 # ------------------------------------------------------------------ a whole fleet
@@ -268,6 +225,49 @@ def test_windows_are_stays(drawn: Callable[..., Fleet]) -> None:
     for at, (one, other) in enumerate(pairwise(times)):
         assert one < other
         assert fleet.present((one + other) / 2)[1] == (at % 2 == 0)
+
+
+def test_stays_of_a_fleet(drawn: Callable[..., Fleet]) -> None:
+    """What a client's stays say from any time on is what looking says; they end with leaving."""
+    fleet = drawn(clients=30, mix=MIX, availability=CHURN)
+    for client, start_s in ((c, t) for c in range(30) for t in (0.0, 33.0, 120.0)):
+        fresh = drawn(clients=30, mix=MIX, availability=CHURN)
+        stays = list(islice(fleet.stays(client, start_s), 8))
+        begin_s = fresh.back_at(client, start_s)
+        for comes_s, goes_s in stays:
+            assert (comes_s, goes_s) == (begin_s, fresh.away_from(client, begin_s))
+            begin_s = fresh.back_at(client, goes_s)
+        assert len(stays) == 8 or begin_s == math.inf
+        assert bool(fleet.entries[client]) >= (len(stays) < 8)
+
+
+def test_who_returns(drawn: Callable[..., Fleet]) -> None:
+    """Who is there, or will come: an array of the caller's own, and its count."""
+    fleet = drawn(clients=30, mix=MIX, availability=CHURN)
+    fleet.present(10.0)
+    for time_s in (10.0, 60.0, 75.0, 95.0, 20.0):
+        backs = [fleet.back_at(client, time_s) for client in range(30)]
+        found = fleet.returning(time_s)
+        assert found.tolist() == [back < math.inf for back in backs]
+        assert fleet.will_return(time_s) == found.sum()
+        found[:] = False
+        assert fleet.will_return(time_s) > 0
+    assert set(fleet.entries[fleet.returning(95.0)].tolist()) == {0}
+
+
+@bounded(max_examples=25)
+@given(time_s=st.floats(0, 200), among=st.lists(st.booleans(), min_size=30, max_size=30))
+def test_next_arrival_among_some(
+    time_s: float, among: list[bool], drawn: Callable[..., Fleet]
+) -> None:
+    """Only those that are asked for count, and of them those that are away; maybe nobody."""
+    fleet = drawn(clients=30, mix=MIX, availability=CHURN)
+    wanted = np.array(among)
+    backs = [fleet.back_at(client, time_s) for client in np.flatnonzero(wanted).tolist()]
+    expected = min([back for back in backs if back > time_s], default=math.inf)
+    assert fleet.next_arrival(time_s, wanted) == expected
+    assert wanted.tolist() == among
+    assert fleet.next_arrival(time_s, ~np.zeros(30, np.bool_)) == fleet.next_arrival(time_s)
 
 
 def test_leaving_comes_after_joining(settings: Callable[..., FleetSettings]) -> None:

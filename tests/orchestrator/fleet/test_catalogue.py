@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.fleet import CATALOGUE, Profile, fits, training_bytes
+from policies.types import ExperimentError
 
 PAGE = Path(__file__).parents[3] / "docs" / "devices.md"
 
@@ -76,3 +78,15 @@ def test_fits(own: dict[str, Any]) -> None:
     assert "Lower batch_size to 200" in message
     assert "at most 62,500 parameters" in str(fits(toy, 100_000, 0, 1))
     assert "Take a smaller model" in str(fits(toy, 62_400, 10_000, 1))
+
+
+def test_only_devices_that_somebody_has_must_fit(small: Callable[..., Any]) -> None:
+    """An entry whose share is too small for a client is not asked for its memory."""
+    profile = (
+        "flops: 1e9, compute_watts: 1, radio_watts: 1, uplink: 1e6, downlink: 1e6, latency_s: 0"
+    )
+    tiny = f"fleet.profiles={{tiny: {{memory_bytes: 1 kB, {profile}}}}}"
+    mix = "fleet.mix=[{profile: workstation, share: SHARE}, {profile: tiny}]"
+    assert small(tiny, mix.replace("SHARE", "1000")).fleet.mix[1].profile == "tiny"
+    with pytest.raises(ExperimentError, match=r"model: tiny has 0\.00 MB for training"):
+        small(tiny, mix.replace("SHARE", "1"))

@@ -19,6 +19,7 @@ from orchestrator.fleet import (
     Fleet,
     FleetSettings,
     LinkPolicy,
+    Span,
     SteadyLink,
     TraceLink,
     VaryingLink,
@@ -88,7 +89,7 @@ def test_trace_of_clients_in_bits(csv: Callable[..., str], drawn: Callable[..., 
     once = drawn(link={"kind": "trace", "path": path, "unit": "bits_per_second", "repeat": False})
     assert once.download(1, 0.0, 1_000_000).end_s == 2.5
     assert once.download(2, 0.0, 1_000_000).end_s == 1.5
-    assert once.download(2, 9.0, 1_000_000) == (10.25, 1.25)
+    assert once.download(2, 9.0, 1_000_000) == Span(10.25, 1.25)
     assert once.download(2, 99.0, 1_000_000).end_s == 100.0
     assert once.download(0, 0.0, 1_000_000).end_s == 0.6
 
@@ -157,8 +158,8 @@ def test_regions_by_hand(drawn: Callable[..., Fleet]) -> None:
     assert Counter(map(fleet.region_of, range(100))) == {"near": 75, "far": 25}
     near = next(c for c in range(100) if fleet.region_of(c) == "near")
     far = next(c for c in range(100) if fleet.region_of(c) == "far")
-    assert fleet.upload(near, 0.0, 1_000_000) == (1.5, 1.5)
-    assert fleet.upload(far, 0.0, 1_000_000) == (0.5 + 0.3 + 2.0, 0.5 + 0.3 + 2.0)
+    assert fleet.upload(near, 0.0, 1_000_000) == Span(1.5, 1.5)
+    assert fleet.upload(far, 0.0, 1_000_000) == Span(0.5 + 0.3 + 2.0, 0.5 + 0.3 + 2.0)
     assert fleet.download(far, 0.0, 1_000_000).end_s == pytest.approx(0.5 + 0.3 + 0.2)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.fleet import Fleet, Span
-from orchestrator.fleet.spans import Pieces, Windows, always, carry, through
+from orchestrator.fleet.spans import Pieces, Windows, always, carry, through, until
 from policies.types import RunError
 
 
@@ -45,7 +45,7 @@ def test_through_by_hand() -> None:
     assert through(3.0, 12.0, windows((0, 10), (15, math.inf))) == Span(20.0, 12.0)
     assert through(12.0, 1.0, windows((0, 10), (15, math.inf))) == Span(16.0, 1.0)
     assert through(3.0, 7.0, windows((0, 10), (15, math.inf))) == Span(10.0, 7.0)
-    assert through(3.0, 12.0, windows((0, 10))) == Span(math.inf, 7.0)
+    assert through(3.0, 12.0, windows((0, 10))) == Span(math.inf, 7.0, 7 / 12)
 
 
 def test_carry_by_hand() -> None:
@@ -65,10 +65,25 @@ def test_an_outage_is_not_busy() -> None:
 
 
 def test_who_never_comes_back_never_ends() -> None:
-    """Gone in the midst of it, or of its latency: the end is infinite, the seconds are counted."""
-    rates = pieces((10, 100), (1, math.inf))
-    assert carry(0.0, 1.0, 1000, rates, windows((0, 6))) == Span(math.inf, 6.0)
-    assert carry(0.0, 8.0, 1000, rates, windows((0, 6))) == Span(math.inf, 6.0)
+    """Gone in the midst of it, or of its latency: seconds are counted, and the bits that moved."""
+    for rates in (pieces((10, 100), (1, math.inf)), pieces((10, math.inf))):
+        assert carry(0.0, 1.0, 1000, rates, windows((0, 6))) == Span(math.inf, 6.0, 0.05)
+        assert carry(0.0, 8.0, 1000, rates, windows((0, 6))) == Span(math.inf, 6.0, 0.0)
+        assert carry(0.0, 1.0, 1000, rates, windows((0, 3), (5, 7))) == Span(math.inf, 5.0, 0.04)
+        assert carry(0.0, 1.0, 1000, rates, windows()) == Span(math.inf, 0.0, 0.0)
+    outage = pieces((10, 2), (0, 50), (10, math.inf))
+    assert carry(0.0, 0.0, 100, outage, windows((0, 20))) == Span(math.inf, 2.0, 0.2)
+    assert carry(3.0, 0.0, 100, outage, windows((0, 20))) == Span(math.inf, 0.0, 0.0)
+
+
+def test_windows_until_a_moment() -> None:
+    """From the moment on there are none, and what ends at that very moment ends."""
+    known = until(windows((0, 4), (6, 9), (11, 12)), 7)
+    assert list(known(1.0)) == [(1.0, 4), (6, 7)]
+    assert list(until(always, 5)(2.0)) == [(2.0, 5)]
+    assert list(until(always, 5)(6.0)) == []
+    assert through(2.0, 3.0, until(always, 5)) == Span(5.0, 3.0)
+    assert carry(4.0, 1.0, 0, pieces((1, 9), (2, math.inf)), until(always, 5)) == Span(5.0, 1.0)
 
 
 def test_a_link_that_is_up_only_while_away() -> None:
@@ -115,7 +130,7 @@ def test_carry_by_law(
 def test_a_pause_is_an_exact_shift(edges: list[float], seconds: float, start_s: float) -> None:
     """Work ends so much later as it was away in between."""
     there = list(pairwise([0.0, *edges]))[::2]
-    end_s, busy_s = through(start_s, seconds, windows(*there, (edges[-1] + 1, math.inf)))
+    end_s, busy_s, _ = through(start_s, seconds, windows(*there, (edges[-1] + 1, math.inf)))
     gaps = list(zip([end for _, end in there], [b for b, _ in there[1:]] + [edges[-1] + 1]))  # noqa: B905  # one more begin than ends
     away_s = sum(max(0.0, min(b, end_s) - max(e, start_s)) for e, b in gaps)
     assert busy_s == seconds
@@ -139,9 +154,9 @@ def test_defaults_are_plain_arithmetic(
     factor = fleet.settings.jitter.factor(3, client, number, start_s)
     down, up = 0.5 + 8 * size / 80e6, 0.5 + 8 * size / 8e6
     work = float(size / (2e9 * fleet.speeds[client])) * factor
-    assert fleet.download(client, start_s, size) == (start_s + down, down)
-    assert fleet.upload(client, start_s, size) == (start_s + up, up)
-    assert fleet.compute(client, number, start_s, size) == (start_s + work, work)
+    assert fleet.download(client, start_s, size) == Span(start_s + down, down)
+    assert fleet.upload(client, start_s, size) == Span(start_s + up, up)
+    assert fleet.compute(client, number, start_s, size) == Span(start_s + work, work)
     assert fleet.download(client, 0.0, size).busy_s == down
     assert fleet.upload(client, 0.0, size).busy_s == up
 
@@ -149,9 +164,9 @@ def test_defaults_are_plain_arithmetic(
 def test_times_by_hand(drawn: Callable[..., Fleet]) -> None:
     """Latency plus bits over bandwidth; operations over speed; watts times seconds."""
     fleet = drawn()
-    assert fleet.upload(0, 10.0, 1_000_000) == (11.5, 1.5)
-    assert fleet.download(0, 10.0, 1_000_000) == (10.6, 0.6)
-    assert fleet.compute(0, 0, 10.0, 4e9) == (12.0, 2.0)
+    assert fleet.upload(0, 10.0, 1_000_000) == Span(11.5, 1.5)
+    assert fleet.download(0, 10.0, 1_000_000) == Span(10.6, 0.6)
+    assert fleet.compute(0, 0, 10.0, 4e9) == Span(12.0, 2.0)
     assert fleet.compute(0, 0, 0.0, 4e9).busy_s == 2.0
     assert fleet.compute_j(0, 2.0) == 6.0
     assert fleet.transfer_j(0, 2.0) == 4.0
@@ -163,6 +178,32 @@ def test_sparse_work_by_hand(drawn: Callable[..., Fleet]) -> None:
     assert fast.compute(0, 0, 0.0, 4e9, density=0.1).busy_s == 0.5
     assert fast.compute(0, 0, 0.0, 4e9).busy_s == 2.0
     assert drawn().compute(0, 0, 0.0, 4e9, density=0.1).busy_s == 2.0
+
+
+def test_a_table_may_speak_of_dense_models(drawn: Callable[..., Fleet]) -> None:
+    """At density 1 the time is what the table says, and just below it hardly another."""
+    fleet = drawn(device={"sparse_speedup": {"0.1": 4, "1.0": 2}})
+    assert fleet.compute(0, 0, 0.0, 4e9, density=1.0).busy_s == 1.0
+    assert fleet.compute(0, 0, 0.0, 4e9, density=0.999999).busy_s == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("jitter", ["lognormal", "pareto"])
+def test_purposes_share_no_draws(jitter: str, drawn: Callable[..., Fleet]) -> None:
+    """Training keeps its draws; each other purpose and number has one of its own."""
+    fleet = drawn(jitter={"kind": jitter})
+    names = [("training", n) for n in range(20)]
+    names += [(f"test/{lineage}", n) for lineage in range(3) for n in range(20)]
+    found = [fleet.compute(3, n, 0.0, 4e9, purpose=purpose).busy_s for purpose, n in names]
+    assert found[:20] == [fleet.compute(3, n, 0.0, 4e9).busy_s for n in range(20)]
+    factors = [fleet.settings.jitter.factor(3, 3, n, 0.0) for n in range(20)]
+    assert found[:20] == [2 * factor for factor in factors]
+    assert len(set(found)) == 80
+
+
+def test_a_slow_device_is_slow_for_every_purpose(drawn: Callable[..., Fleet]) -> None:
+    """A factor that drifts belongs to the device and the moment, not to the piece of work."""
+    fleet = drawn(jitter={"kind": "correlated"})
+    assert fleet.compute(3, 0, 9.0, 4e9, purpose="test") == fleet.compute(3, 5, 9.0, 4e9)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +225,9 @@ def test_what_waits_for_whom(
     path = csv("client start_s end_s", *(f"{c} {b} {e}" for c in range(8) for b, e in TIMES))
     fleet = drawn(device={"on_leave": on_leave}, availability={"kind": "trace", "path": path})
     assert fleet.on_leave(0) == on_leave
-    assert fleet.download(0, 8.0, 10_000_000) == download
-    assert fleet.upload(0, 8.0, 1_000_000) == download
-    assert fleet.compute(0, 0, 8.0, 4e9) == compute
+    assert fleet.download(0, 8.0, 10_000_000) == Span(*download)
+    assert fleet.upload(0, 8.0, 1_000_000) == Span(*download)
+    assert fleet.compute(0, 0, 8.0, 4e9) == Span(*compute)
     assert fleet.compute(0, 0, 299.0, 4e9).end_s == (math.inf if on_leave == "paused" else 301.0)
 
 

@@ -1,0 +1,107 @@
+"""What has a run left, besides its logs: models, a row a client, figures, an alarm?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from actors.learning.holdings import Holdings
+from actors.server import whole_model
+from orchestrator import people
+from orchestrator.engine import Engine
+from orchestrator.experiment import Experiment
+from orchestrator.runtime import Runtime
+from orchestrator.told import Told, tested
+from orchestrator.tracking import trained
+from policies.guards import Load
+from policies.types import RunError, Vector, Version
+
+_MOST_NAMED = 10
+
+
+def keep_models(
+    out: Path, experiment: Experiment, engine: Engine, runtime: Runtime, holdings: Holdings
+) -> Vector:
+    """Write the final and the best version; return the values of the final one."""
+    if engine.last_evaluation is None or engine.best is None:
+        raise RunError("no version was evaluated")
+
+    def made(version: Version, accuracy: float) -> trained.Made:
+        message = runtime.fetch(engine.versions.handle(version))
+        return trained.Made(version, accuracy, whole_model(message, engine.schema))
+
+    final = made(engine.versions.newest, engine.last_evaluation[1].accuracy)
+    models: dict[trained.Which, trained.Made] = {
+        "final": final,
+        "best": made(engine.best[1], engine.best[0]),
+    }
+    trained.write(out, experiment, holdings, engine.schema, models)
+    return final.vector
+
+
+def clients(
+    experiment: Experiment, engine: Engine, told: Told, events: pa.Table, ops: pa.Table
+) -> pd.DataFrame:
+    """Return a row a client; see `people.table`.
+
+    Args:
+        experiment: Says whether modelled times pass.
+        engine: Has ended.
+        told: What is known of the clients' examples.
+        events: The event log.
+        ops: The log of what it took.
+    """
+    rows = events.to_pandas()
+    fleet, last = engine.fleet, engine.last_evaluation
+    if last is None or engine.ended_s is None:
+        raise RunError("the run has not ended, or no version was evaluated")
+    if experiment.evaluate.kind == "federated":
+        accuracy = pd.Series(tested(rows)).reindex(range(len(told))).to_numpy(dtype=float)
+    else:
+        accuracy = told.accuracies(last[1])
+    about = {
+        "name": told.names,
+        "profile": [fleet.profile_of(client).name for client in range(len(fleet))],
+        "region": [fleet.region_of(client) for client in range(len(fleet))],
+        "examples": told.sizes.train,
+        "memory_share": experiment.training_bytes(told.shape) / fleet.memory_bytes(),
+        "accuracy": accuracy,
+    }
+    found = people.table(rows, about, span_s=engine.ended_s)
+    if engine.plan.delays:
+        return found
+    return people.measured(found, _measured(ops), experiment.wall.time_scale, engine.ended_s)
+
+
+def _measured(ops: pa.Table) -> pd.Series[float]:
+    """Return how long each client's updates really trained, in seconds on the wall."""
+    rows = ops.to_pandas()
+    rows = rows[rows["kind"] == "trained"]
+    found: pd.Series[float] = rows.groupby(rows["client"].astype("int64"))["duration_s"].sum()
+    return found
+
+
+def unmodelled(experiment: Experiment, clients: pd.DataFrame) -> dict[str, float]:
+    """Return figures of devices that are not those of the model: of a wall clock without delays."""
+    if experiment.clock == "virtual" or experiment.wall.delays:
+        return {}
+    seconds = float(clients["device_s"].sum())
+    return {
+        "energy_joules": np.nan, "device_seconds": seconds, "wasted_device_seconds": np.nan,
+    }  # fmt: skip
+
+
+def load_alarm(guard: Load, clients: pd.DataFrame) -> str:
+    """Name the clients whose devices are worn too much; "" if there are none."""
+    worn = clients[clients["load"].map(guard.alarms)].sort_values("load", ascending=False)
+    if worn.empty:
+        return ""
+    shown = ", ".join(
+        f"{row['name']} ({row['load']:.2g})" for _, row in worn.head(_MOST_NAMED).iterrows()
+    )
+    more = f" and {len(worn) - _MOST_NAMED} more" if len(worn) > _MOST_NAMED else ""
+    count = "1 client is" if len(worn) == 1 else f"{len(worn)} clients are"
+    return f"{count} above guards.load.most = {guard.most:g}: {shown}{more}"
