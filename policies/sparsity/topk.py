@@ -40,9 +40,8 @@ def top_k(values: Vector, k: int) -> Positions:
         return np.arange(values.size, dtype=np.int64)
     if k <= 0:
         return np.empty(0, dtype=np.int64)
-    nonzero = np.flatnonzero(values)
-    if 2 * nonzero.size < values.size:  # a selection among many equal zeros is slow
-        return _among(values, nonzero, k)
+    if 2 * np.count_nonzero(values.view(np.int32)) < values.size:  # many equal zeros are slow
+        return _among(values, np.flatnonzero(values), k)
     return _largest(values, k)
 
 

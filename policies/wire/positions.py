@@ -9,8 +9,6 @@ are, and the rest of it range coded with a table that follows from the run's siz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from math import lgamma, log
 
 import numpy as np
@@ -30,47 +28,34 @@ from policies.wire.reader import WireError, pack_bits, unpack_bits
 _NOTHING = np.empty(0, dtype=np.uint8)
 
 
-@dataclass(frozen=True)
 class Run:
     """Entries that are coded together.
 
     Attributes:
         size: Entries.
         count: Those present.
+        bitmap: Whether it takes one bit an entry: from 7/16 to 9/16 of them are present.
+        inverted: Whether the gaps lie between absent entries.
+        gaps: Number of gaps, 0 for a bitmap.
+        low: Low bits of a gap that are written as they are.
+        raw_bits: Bits that are not range coded.
     """
 
-    size: int
-    count: int
+    __slots__ = ("bitmap", "count", "gaps", "inverted", "low", "raw_bits", "size")
 
-    @cached_property
-    def bitmap(self) -> bool:
-        """Whether it takes one bit an entry: from 7/16 to 9/16 of them are present."""
-        return 0 < 7 * self.size <= 16 * self.count <= 9 * self.size
+    def __init__(self, size: int, count: int) -> None:
+        self.size = size
+        self.count = count
+        self.bitmap = 0 < 7 * size <= 16 * count <= 9 * size
+        self.inverted = 2 * count > size
+        self.gaps = gaps = 0 if self.bitmap else min(count, size - count)
+        self.low = max(((size - gaps) // (gaps + 1)).bit_length() - 4, 0)
+        self.raw_bits = size if self.bitmap else gaps * self.low
 
-    @cached_property
-    def inverted(self) -> bool:
-        """Whether the gaps lie between absent entries."""
-        return 2 * self.count > self.size
-
-    @cached_property
-    def gaps(self) -> int:
-        """Number of gaps, 0 for a bitmap."""
-        return 0 if self.bitmap else min(self.count, self.size - self.count)
-
-    @cached_property
-    def low(self) -> int:
-        """Low bits of a gap that are written as they are."""
-        return max(((self.size - self.gaps) // (self.gaps + 1)).bit_length() - 4, 0)
-
-    @cached_property
+    @property
     def table(self) -> int:
         """Table of the rest of a gap."""
         return nearest_table(self.size - self.gaps, (self.gaps + 1) << self.low)
-
-    @cached_property
-    def raw_bits(self) -> int:
-        """Bits that are not range coded."""
-        return self.size if self.bitmap else self.gaps * self.low
 
 
 def write_positions(
