@@ -399,12 +399,12 @@ def tail_accuracy(accuracies: Sequence[float]) -> float:
 
 
 def accuracy_swing(accuracies: Sequence[float]) -> float:
-    """Return the standard deviation over the last tenth of the evaluations."""
-    return pstdev(_tail(accuracies)) if accuracies else math.nan
+    """Return the standard deviation over the last tenth of the evaluations, two at least."""
+    return pstdev(_tail(accuracies, 2)) if len(accuracies) > 1 else math.nan
 
 
-def _tail(accuracies: Sequence[float]) -> Sequence[float]:
-    return accuracies[-math.ceil(len(accuracies) / 10) :]
+def _tail(accuracies: Sequence[float], least: int = 1) -> Sequence[float]:
+    return accuracies[-max(math.ceil(len(accuracies) / 10), least) :]
 
 
 @dataclass(slots=True)

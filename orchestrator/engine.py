@@ -770,6 +770,7 @@ MOST_IN_VAIN = 5_000
 METRICS = (
     "tail_accuracy",
     "best_accuracy",
+    "accuracy_swing",
     "updates",
     "rejected_updates",
     "superseded_updates",

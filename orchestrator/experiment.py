@@ -35,6 +35,7 @@ from orchestrator.clock import WallSettings
 from orchestrator.document import Check, Document
 from orchestrator.fleet import FleetSettings, ServerSettings, apportion, fits, training_bytes
 from orchestrator.kpis import Kpis
+from orchestrator.refusals import UNKNOWN
 from orchestrator.tracking.tracker import TrackingSettings
 from policies.aggregation import AggregationPolicy
 from policies.base import Settings
@@ -136,6 +137,15 @@ class PlannedFault(Settings):
     number: NonNegativeInt = 0
 
 
+def _names_clients(data: Any) -> bool:
+    """Return whether a section `data`, valid or not, means to say who the clients are."""
+    if not isinstance(data, dict):
+        return False
+    partition = data.get("partition")
+    natural = isinstance(partition, dict) and partition.get("kind") == "natural"
+    return natural or data.get("source") == "silos"
+
+
 class Experiment(Settings):
     """A whole experiment.
 
@@ -186,12 +196,13 @@ class Experiment(Settings):
         fleet = values.get("fleet") if isinstance(values, dict) else None
         if not isinstance(fleet, dict) or "clients" in fleet:
             return values
+        given = values.get("data", {})
+        clients: Any = None
         with suppress(ValidationError, ExperimentError):  # said where it stands
-            data = TypeAdapter[DataSettings](Data).validate_python(values.get("data", {}))
-            clients = data.natural_clients()
-            if clients is not None:
-                return {**values, "fleet": {"clients": clients, **fleet}}
-        return values
+            clients = TypeAdapter[DataSettings](Data).validate_python(given).natural_clients()
+        if clients is None and not _names_clients(given):
+            return values
+        return {**values, "fleet": {"clients": UNKNOWN if clients is None else clients, **fleet}}
 
     def work(self) -> Work:
         """Return what actors are told."""
@@ -261,15 +272,9 @@ def _concurrency(fleet: FleetSettings, concurrency: int, aggregation: Aggregatio
 
 
 def _data_is_there(data: DataSettings) -> Finding:
-    missing = data.missing()
-    if missing is not None:
-        yield "data.source", missing
-        return
-    try:
-        data.shape()
-    except ExperimentError as error:
-        limited = data.train_examples is not None
-        yield "data.train_examples" if limited else "data.source", str(error)
+    found = data.trouble()
+    if found is not None:
+        yield found
 
 
 def _shape(data: DataSettings) -> DataShape | None:
@@ -286,8 +291,7 @@ def _enough_examples(data: DataSettings, fleet: FleetSettings) -> Finding:
         return
     try:
         most = data.partition.most(shape)
-    except ExperimentError as error:
-        yield "data.partition", str(error)
+    except ExperimentError:  # said by `_data_is_there`
         return
     if most is not None and fleet.clients > most.clients:
         yield (

@@ -6,11 +6,12 @@ before anything starts. Nothing here touches Ray.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
-from typing import Literal
+from typing import Final, Literal
 
 from orchestrator.fleet import ActorResources
 from policies.types import ExperimentError
@@ -23,6 +24,8 @@ ACTOR_BYTES = 200 * 2**20
 """Memory of an actor with torch before it has any data."""
 
 Demand = Mapping[str, float]
+_COUNTED: Final = frozenset({"CPU", "GPU", "memory"})
+"""What Ray finds on a node by itself; other resources a node has by `ray start --resources`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,57 @@ def demand(resources: ActorResources) -> dict[str, float]:
     return {name: amount for name, amount in wanted.items() if amount > 0}
 
 
-def shortage(nodes: Sequence[Node], demands: Sequence[Demand]) -> str | None:
-    """Say why actors do not fit, node by node, or return None.
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Client actors that find no room.
+
+    Attributes:
+        left: How many find none.
+        count: How many of that demand there are.
+        each: What each of them demands.
+    """
+
+    left: int
+    count: int
+    each: Demand
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        wanted = ", ".join(_amount(name, amount) for name, amount in self.each.items())
+        if self.count == 1:
+            return f"a client actor asks for {wanted}, and finds no room"
+        few = "none of them finds" if self.left == self.count else f"{self.left} of them find no"
+        return f"{self.count} client actors ask for {wanted} each, and {few} room"
+
+    def explain(self, nodes: Sequence[Node], *, poolable: bool) -> str:
+        """Say it with what every node has, and the way out."""
+        lines = [f"{self}:"]
+        for node in nodes:
+            has = ", ".join(_amount(name, node.has.get(name, 0.0)) for name in self.each)
+            lines.append(f"  {node.name} has {has}")
+        return "\n".join([*lines, self._way_out(nodes, poolable=poolable)])
+
+    def _way_out(self, nodes: Sequence[Node], *, poolable: bool) -> str:
+        if poolable:
+            return (
+                "Lower fleet.clients or the resources in fleet.mix, add nodes, or set hosting: "
+                "pooled."
+            )
+        nowhere = {
+            name: amount
+            for name, amount in self.each.items()
+            if name not in _COUNTED and not any(node.has.get(name) for node in nodes)
+        }
+        if nowhere:
+            return (
+                "Start the silo's node with ray start --address HEAD:6379 --resources "
+                f"'{json.dumps(nowhere)}', or change the resources in fleet.mix."
+            )
+        return "Every silo has an actor of its own. Lower the resources in fleet.mix or add nodes."
+
+
+def shortage(nodes: Sequence[Node], demands: Sequence[Demand]) -> Shortage | None:
+    """Find actors that do not fit, node by node; None if all do.
 
     Places the largest first on the first node with room, which is how it would have to be tried
     by hand; a fleet that only a cleverer packing fits is refused.
@@ -83,20 +135,8 @@ def shortage(nodes: Sequence[Node], demands: Sequence[Demand]) -> str | None:
             if not left:
                 break
         if left:
-            return _explain(nodes, dict(kind), count, left)
+            return Shortage(left, count, dict(kind))
     return None
-
-
-def _explain(nodes: Sequence[Node], kind: Demand, count: int, left: int) -> str:
-    wanted = ", ".join(f"{_amount(name, amount)}" for name, amount in kind.items())
-    lines = [f"{left} of {count} client actors with {wanted} each fit on no node:"]
-    for node in nodes:
-        has = ", ".join(_amount(name, node.has.get(name, 0.0)) for name in kind)
-        lines.append(f"  {node.name} has {has}")
-    lines.append(
-        "Lower fleet.clients or the resources in fleet.mix, add nodes, or set hosting: pooled."
-    )
-    return "\n".join(lines)
 
 
 def _amount(name: str, amount: float) -> str:
@@ -112,6 +152,7 @@ def choose(
     *,
     workers: int | None = None,
     free_bytes: int | None = None,
+    poolable: bool = True,
 ) -> Hosting:
     """Decide how a fleet is hosted.
 
@@ -121,6 +162,7 @@ def choose(
         nodes: The cluster.
         workers: Pooled actors; by default one a CPU.
         free_bytes: Memory that is really free where the actors go, if it is known.
+        poolable: Whether an actor may host several clients, which it may not with silos.
 
     Raises:
         ExperimentError: If what is wanted does not fit, with the numbers.
@@ -133,10 +175,13 @@ def choose(
     start_s = START_CPU_S * count / max(cpus, 1)
     if wanted == "dedicated":
         if lacking:
-            raise ExperimentError(f"hosting: dedicated does not fit this cluster. {lacking}")
+            raise ExperimentError(
+                "hosting: dedicated does not fit this cluster. "
+                f"{lacking.explain(nodes, poolable=poolable)}"
+            )
         return Hosting("dedicated", count, "the experiment asks for it", start_s)
     if lacking:
-        return _pooled(cpus, workers, f"dedicated does not fit: {lacking.splitlines()[0]}")
+        return _pooled(cpus, workers, f"dedicated does not fit: {lacking}")
     if start_s > START_LIMIT_S:
         why = f"{count} actors would take about {start_s:.0f} s to start on {cpus:g} CPUs"
         return _pooled(cpus, workers, why)

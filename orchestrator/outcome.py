@@ -100,8 +100,14 @@ def load_alarm(guard: Load, clients: pd.DataFrame) -> str:
     if worn.empty:
         return ""
     shown = ", ".join(
-        f"{row['name']} ({row['load']:.2g})" for _, row in worn.head(_MOST_NAMED).iterrows()
+        f"{_called(client, row['name'])} ({row['load']:.2g})"
+        for client, row in worn.head(_MOST_NAMED).iterrows()
     )
     more = f" and {len(worn) - _MOST_NAMED} more" if len(worn) > _MOST_NAMED else ""
     count = "1 client is" if len(worn) == 1 else f"{len(worn)} clients are"
     return f"{count} above guards.load.most = {guard.most:g}: {shown}{more}"
+
+
+def _called(client: object, name: str) -> str:
+    """Return a client's name, or its number as such if it has no other."""
+    return f"client {client}" if name == str(client) else name

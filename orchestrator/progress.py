@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator.kpis import Verdict
+from orchestrator.kpis import Verdict, short
 from orchestrator.observe import Point
 
 REFRESH_S: Final = 0.2
 _BYTES = 1000
+_HARD: Final = "\N{NO-BREAK SPACE}"
 
 
 class Progress:
-    """A live line in a terminal; elsewhere a plain line at every evaluation."""
+    """Live lines in a terminal; elsewhere a plain line at every evaluation.
+
+    Each KPI is told with its threshold; only those that are known are counted.
+    """
 
     def __init__(
         self,
@@ -55,21 +60,30 @@ class Progress:
         return self._live is not None and time.monotonic() - self._shown > REFRESH_S
 
     def tick(self, status: dict[str, Any]) -> None:
-        """Draw the live line."""
+        """Draw the live line, and the KPIs below it."""
         if self._live is not None:
             self._shown = time.monotonic()
-            self._live.update(Text(self._line(status), no_wrap=True, overflow="ellipsis"))
+            lines = (line(status, self._versions), *self._kpis(status))
+            texts = (Text(one, no_wrap=True, overflow="ellipsis") for one in lines)
+            self._live.update(Group(*texts))
 
     def point(self, point: Point) -> None:
         """Note an evaluation; in a pipe, print it."""
         if self._live is None:
             status = {**point.metrics, "version": point.version, "time_s": point.time_s}
-            self.say(self._line(status))
+            kpis = short(self._judge(status))
+            self.say(" | ".join([line(status, self._versions), *kpis]))
 
-    def _line(self, status: Mapping[str, Any]) -> str:
-        verdicts = self._judge(status).values()
-        kpis = f" | KPIs {sum(v.met is True for v in verdicts)}/{len(verdicts)}" if verdicts else ""
-        return line(status, self._versions) + kpis
+    def _kpis(self, status: Mapping[str, Any]) -> list[str]:
+        """Return the KPIs in lines as wide as the terminal; none of them is broken."""
+        whole = (part.replace(" ", _HARD) for part in short(self._judge(status)))
+        lines = textwrap.wrap(
+            f"{_HARD}| ".join(whole),
+            self._console.width,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return [one.replace(_HARD, " ") for one in lines]
 
 
 def line(status: Mapping[str, Any], versions: int | None = None) -> str:

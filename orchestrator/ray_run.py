@@ -52,6 +52,7 @@ def start(
         cluster.nodes(),
         workers=request.workers,
         free_bytes=cluster.free_bytes(),
+        poolable=not holdings.local(),
     )
     chosen(hosting.kind, hosting.actors, hosting.why)
     control = MailboxControl(request.run_id)

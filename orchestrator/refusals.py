@@ -52,6 +52,10 @@ _RULES: Final = {
 }
 
 
+UNKNOWN: Final = object()
+"""Stands for a value that another mistake keeps from being worked out."""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """One error of pydantic's, placed: its path in the file and the slots on the way there."""
@@ -165,8 +169,11 @@ class Refusal:
     def is_echo(self) -> bool:
         """Return whether another mistake alone leads to this one.
 
-        A list is too short because of mistakes inside it, or a name is unknown because its kind is.
+        A list is too short because of mistakes inside it, a name is unknown because its kind is, a
+        default or a number cannot be worked out because what it depends on is wrong.
         """
+        if self.kind == "default_factory_not_called" or self.error["input"] is UNKNOWN:
+            return True
         if self.kind == "extra_forbidden" and self.parent.tag:
             return not self.parent.models(self.parent_data)
         given = self.error["input"]

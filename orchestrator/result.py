@@ -15,36 +15,16 @@ from orchestrator.experiment import Experiment
 from orchestrator.kpis import Verdict
 from orchestrator.progress import seconds, size
 from orchestrator.summary import Summary
+from orchestrator.views.readable import ACCURACY, ENERGY, SHARE, TIME, count, human
 
 
 def show(summary: Summary, folder: Path, experiment: Experiment, console: Console) -> None:
     """Print the figures and where to look further."""
     table = Table(title=f"{summary.name}: stopped by {summary.stopped_by}", title_justify="left")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-
-    def beside(sent: int, bound: float) -> str:
-        return f"{size(sent)} (bound {bound / sent if sent else 1.0:.1%} of it)"
-
-    rows = {
-        "final accuracy": f"{summary.final_accuracy:.4f}",
-        "mean of the last tenth": f"{summary.tail_accuracy:.4f}",
-        "worst tenth of clients": f"{summary.worst_decile_accuracy:.4f}",
-        "versions": f"{summary.versions:,}",
-        "updates": f"{summary.updates:,} ({summary.rejected_updates} rejected)",
-        "mean staleness": f"{summary.mean_staleness:.2f} versions",
-        "virtual time": seconds(summary.virtual_seconds),
-        "wall time": f"{seconds(summary.wall_seconds)} ({summary.startup_seconds:.1f} s to start)",
-        "updates a second": f"{summary.updates_per_second:.1f}",
-        "uplink": beside(summary.uplink_bytes, summary.uplink_entropy_bytes),
-        "downlink": beside(summary.downlink_bytes, summary.downlink_entropy_bytes),
-        "energy of the devices": f"{summary.energy_joules:.1f} J",
-        "memory of all processes": size(summary.peak_pss_bytes),
-    }
-    for name, value in rows.items():
+    table.add_column("figure", overflow="fold")
+    table.add_column("value", justify="right", no_wrap=True)
+    for name, value in rows(summary).items():
         table.add_row(name, value)
-    for name, kpi in summary.kpis.items():
-        table.add_row(f"KPI {name}", Verdict(**kpi).text(name))
     console.print(table)
     for text in (
         f"digest   {summary.digest}",
@@ -55,6 +35,36 @@ def show(summary: Summary, folder: Path, experiment: Experiment, console: Consol
     if experiment.tracking.enabled:
         for text in mlflow_lines(experiment):
             console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def rows(summary: Summary) -> dict[str, str]:
+    """Return the figures as people read them, by their names; the KPIs come last."""
+    found = {
+        "final accuracy": human(summary.final_accuracy, ACCURACY),
+        "mean of the last tenth": human(summary.tail_accuracy, ACCURACY),
+        "swing in the last tenth": human(summary.accuracy_swing, ACCURACY),
+        "worst tenth of clients": human(summary.worst_decile_accuracy, ACCURACY),
+        "spread between clients": human(summary.accuracy_spread, ACCURACY),
+        "clients in the model": human(summary.participation, SHARE),
+        "from asked to update": human(summary.cycle_seconds, TIME),
+        "largest load of a device": count(summary.most_load),
+        "versions": f"{summary.versions:,}",
+        "updates": f"{summary.updates:,} ({summary.rejected_updates} rejected)",
+        "mean staleness": f"{summary.mean_staleness:.2f} versions",
+        "virtual time": seconds(summary.virtual_seconds),
+        "wall time": f"{seconds(summary.wall_seconds)} ({summary.startup_seconds:.1f} s to start)",
+        "updates a second": f"{summary.updates_per_second:.1f}",
+        "uplink": _beside(summary.uplink_bytes, summary.uplink_entropy_bytes),
+        "downlink": _beside(summary.downlink_bytes, summary.downlink_entropy_bytes),
+        "energy of the devices": human(summary.energy_joules, ENERGY),
+        "memory of all processes": size(summary.peak_pss_bytes),
+    }
+    kpis = {name: Verdict(**kpi).text(name) for name, kpi in summary.kpis.items()}
+    return found | {f"KPI {name}": text for name, text in kpis.items()}
+
+
+def _beside(sent: int, bound: float) -> str:
+    return f"{size(sent)} (bound {bound / sent if sent else 1.0:.1%} of it)"
 
 
 def mlflow_lines(experiment: Experiment) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -14,10 +14,20 @@ from policies.types import ExperimentError, stream
 
 
 class Most(NamedTuple):
-    """How many clients there can be, and of what there are no more."""
+    """How many clients there can be, and of what there are no more.
+
+    Attributes:
+        clients: At most.
+        what: Such as "training examples", "shares of min_examples = 10 training examples".
+    """
 
     clients: int
     what: str
+
+    @classmethod
+    def shares(cls, shape: DataShape, setting: str, each: int) -> Self:
+        """Return how many clients get `each` examples, which a setting of the partition asks."""
+        return cls(shape.train // each, f"shares of {setting} = {each} training examples")
 
 
 class PartitionPolicy(Policy):

@@ -31,6 +31,7 @@ class DataShape:
         vocabulary: Of tokens, how many there are.
         clients: How many clients the source itself names; None if it names none.
         ordered: Whether the source says when its examples arose.
+        class_names: What each class is called, in the order of the labels; () if nobody says.
     """
 
     train: int
@@ -41,6 +42,7 @@ class DataShape:
     vocabulary: int = 0
     clients: int | None = None
     ordered: bool = False
+    class_names: tuple[str, ...] = ()
 
     @property
     def sort(self) -> Sort:
@@ -89,6 +91,7 @@ class DataSet:
         client_names: Name of each of these clients.
         order_train: When each training example arose, such as a year, shape (n,), float64; None
             if the source does not say.
+        class_names: What each class is called, in the order of the labels; () if nobody says.
 
     Raises:
         ExperimentError: If the arrays do not fit together.
@@ -107,6 +110,7 @@ class DataSet:
     clients_test: Labels | None = None
     client_names: tuple[str, ...] = ()
     order_train: Years | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
@@ -124,6 +128,7 @@ class DataSet:
         if (a := self.x_train.shape[1:]) != (b := self.x_test.shape[1:]):
             raise ExperimentError(f"x_train and x_test must hold inputs of one shape: {a}, {b}.")
         self._check_clients()
+        _check_names(self.class_names, self.classes)
 
     @property
     def shape(self) -> DataShape:
@@ -137,6 +142,7 @@ class DataSet:
             self.vocabulary,
             None if self.clients_train is None else len(self.client_names),
             self.order_train is not None,
+            self.class_names,
         )
 
     @property
@@ -210,14 +216,28 @@ def _check_inputs(name: str, x: npt.NDArray[Any], vocabulary: int) -> None:
         raise ExperimentError(f"x_{name} must be finite, got NaN or infinity. Fill or drop these.")
 
 
+def _check_names(names: tuple[str, ...], classes: int) -> None:
+    """Refuse names that do not go with the classes."""
+    if names and len(names) != classes:
+        raise ExperimentError(
+            f"class_names must hold one name for each of the {classes} classes, got {len(names)}. "
+            "Name all of them, or leave it out."
+        )
+
+
 def _check_labels(
     name: str, n: int, y: Labels, classes: int, known: str = "y", what: str = "label"
 ) -> None:
     """Refuse labels, or numbers of clients, that do not go with `n` inputs."""
-    if y.dtype != np.int64 or y.shape != (n,) or n == 0:
+    if n == 0:
+        raise ExperimentError(
+            f"x_{name} must hold one or more examples, got none. Give it some: models learn from "
+            "train and are tested on test."
+        )
+    if y.dtype != np.int64 or y.shape != (n,):
         raise ExperimentError(
             f"{known}_{name} must hold one int64 {what} for each of the {n} inputs in x_{name}, "
-            f"and there must be one or more; got {y.dtype} {y.shape}."
+            f"got {y.dtype} {y.shape}. Give each input one."
         )
     if y.min() < 0 or y.max() >= classes:
         limit = "classes" if known == "y" else "give client_names"

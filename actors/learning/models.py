@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from actors.learning.blame import blame
 from actors.learning.embedding import Tabular, TextBag, Transformer
 from actors.learning.examples import DataShape
 from actors.learning.modelling import (
@@ -341,10 +342,15 @@ class OwnModel(ModelPolicy):
         return models_torch.count_activation_bytes(lambda: self.build(shape), shape)
 
     def build(self, shape: DataShape) -> nn.Module:
-        """Return what the function makes."""
+        """Return what the function makes.
+
+        Raises:
+            ExperimentError: If it raises, or makes no module.
+        """
         from torch import nn  # noqa: PLC0415  validating needs no torch
 
-        module = own_function(self.kind)(shape, **self._arguments())
+        with blame(self.kind):
+            module = own_function(self.kind)(shape, **self._arguments())
         if not isinstance(module, nn.Module):
             raise ExperimentError(
                 f"{self.kind} must return a torch.nn.Module, got {type(module).__name__}."

@@ -181,8 +181,11 @@ def _logits(module: nn.Module, shape: DataShape, *, examples: int) -> None:
     try:
         kind = torch.int64 if shape.vocabulary else torch.float32
         logits = module(torch.zeros(examples, *shape.input, dtype=kind))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ExperimentError(f"{rule}, but it fails: {error}") from error
+    except Exception as error:  # whatever a user's module may raise
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ExperimentError(
+            f"{rule}, but it fails: {what}. Build it from the shape that it is given."
+        ) from error
     if not (isinstance(logits, Tensor) and logits.shape == (examples, shape.classes)):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ExperimentError(

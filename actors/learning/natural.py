@@ -15,7 +15,8 @@ from policies.types import ExperimentError, stream
 
 _NO_CLIENTS: Final = (
     "data.partition natural follows the clients that a source names, and this one names none. "
-    "Take a source such as flights, movielens or sotu, name data.client of a table, or take "
+    "Name the column of a table in data.client, return clients_train from a function of yours, "
+    "take a source such as flights, movielens, instructor-ratings or sotu, or take "
     "data.partition.kind dirichlet."
 )
 _NO_ORDER: Final = (

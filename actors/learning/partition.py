@@ -62,6 +62,10 @@ class Dirichlet(PartitionPolicy):
     alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.5
     min_examples: PositiveInt = 10
 
+    def most(self, shape: DataShape) -> Most:
+        """Return how many clients get `min_examples` examples."""
+        return Most.shares(shape, "min_examples", self.min_examples)
+
     def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return skewed shares of at least `min_examples`.
 
@@ -100,6 +104,10 @@ class Pathological(PartitionPolicy):
     kind: Literal["pathological"] = "pathological"
     classes_per_client: PositiveInt = 2
 
+    def most(self, shape: DataShape) -> Most:
+        """Return how many clients get `classes_per_client` examples."""
+        return Most.shares(shape, "classes_per_client", self.classes_per_client)
+
     def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return `classes_per_client` shards a client."""
         way_out = "Lower fleet.clients or data.partition.classes_per_client"
@@ -127,6 +135,10 @@ class Quantity(PartitionPolicy):
     kind: Literal["quantity"] = "quantity"
     alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.5
     min_examples: PositiveInt = 10
+
+    def most(self, shape: DataShape) -> Most:
+        """Return how many clients get `min_examples` examples."""
+        return Most.shares(shape, "min_examples", self.min_examples)
 
     def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> list[Indices]:
         """Return random shares of uneven size."""

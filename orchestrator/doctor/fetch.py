@@ -16,6 +16,9 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter
+
+from actors.learning.data import Data, DataSettings
 from actors.learning.sources.cache import cache_folder
 from orchestrator.doctor.data import known_sources
 from policies.types import ExperimentError, RunError
@@ -51,14 +54,16 @@ def fetch(name: str, to: Path | None) -> str:
     """
     known = known_sources()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ExperimentError(f"unknown data source {name}.{hint} Known are {', '.join(known)}.")
     missing, needs = known[name].missing, known[name].needs
+    if needs == ("root",):
+        return downloaded(name, to or cache_folder() / name)
     if needs:
         raise RunError(
             f"{name} is read from files of yours and not fetched. Give "
-            f"{' and '.join(f'data.{need}' for need in needs)}; docs/experiment-file.md has them."
+            f"{' and '.join(f'data.{need}' for need in needs)}; docs/data.md says what they hold."
         )
     if missing is None and to is None:
         return f"{name} is there: it comes with a package.\ndata: {{source: {name}}}"
@@ -69,6 +74,28 @@ def fetch(name: str, to: Path | None) -> str:
             f"{name} comes with a package and is there; it has no folder. Leave --to out."
         )
     raise RunError(f"{name} comes in a package. {missing}")
+
+
+def downloaded(name: str, folder: Path) -> str:
+    """Look for a data set that comes in no package; return the line for the file.
+
+    Args:
+        name: A data source whose folder is the setting `root`.
+        folder: Where it should be.
+
+    Raises:
+        RunError: If it is not there whole: says what to download from where, and where it goes.
+    """
+    folder = folder.expanduser().absolute()
+    line = f"data: {{source: {name}, root: {folder}}}"
+    settings = TypeAdapter[DataSettings](Data).validate_python({"source": name, "root": folder})
+    trouble = settings.trouble()
+    if trouble is not None:
+        raise RunError(
+            f"{name} comes in no package; you download it yourself. {trouble[1]} Here that is "
+            f"{folder}, or what you name by --to. Then write {line}."
+        )
+    return f"{folder}\n{line}"
 
 
 def fashion_mnist(folder: Path) -> str:

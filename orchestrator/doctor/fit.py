@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from actors.learning.sources.silos import Silos
 from orchestrator.doctor.findings import Finding, ok, trouble
 from orchestrator.experiment import Experiment
 from orchestrator.fleet import Fleet
@@ -29,7 +30,13 @@ def fit(experiment: Experiment, nodes: Sequence[Node], free_bytes: int | None) -
     fleet = Fleet.draw(experiment.fleet, experiment.seed)
     resources = [fleet.resources_of(client) for client in range(len(fleet))]
     try:
-        hosting = choose(experiment.hosted(), resources, nodes, free_bytes=free_bytes)
+        hosting = choose(
+            experiment.hosted(),
+            resources,
+            nodes,
+            free_bytes=free_bytes,
+            poolable=not isinstance(experiment.data, Silos),
+        )
     except ExperimentError as error:
         return trouble("fleet", str(error), "See docs/hosting.md.")
     return ok("fleet", f"hosting: {hosting.kind}, {hosting.actors} client actors ({hosting.why})")

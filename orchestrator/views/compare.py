@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.views.compare_figures import (
     LEARNED,
+    PEOPLE,
     SPENT,
     TIMED,
     Figure,
     Group,
     group,
+    kpis_met,
+    kpis_missed,
     ranked,
     reaching,
     usual_target,
     written,
 )
 from orchestrator.views.compare_runs import LeftOut, gather, no_runs
+from orchestrator.views.sheets import Sheet, put
 from policies.types import ExperimentError
 
 _PIPE_COLUMNS: Final = 160  # where there is no terminal to be as wide as
-_LABEL_COLUMNS: Final = 18
 _BY_NAME: Final = "name"
 _AS_GIVEN: Final = "given"
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table: a row a group, its label in front."""
-
-    title: str
-    columns: Sequence[str]
-    cells: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -70,19 +62,25 @@ class Comparison:
         """Return the figures as tables."""
         counts = [str(len(one.runs)) for one in self.groups]
         learned = self._sheet("Accuracy", LEARNED)
-        learned = Sheet(
-            learned.title,
-            (learned.columns[0], "runs", *learned.columns[1:]),
-            [(row[0], n, *row[1:]) for row, n in zip(learned.cells, counts, strict=True)],
+        learned = learned._replace(
+            columns=(learned.columns[0], "runs", *learned.columns[1:]),
+            cells=[(row[0], n, *row[1:]) for row, n in zip(learned.cells, counts, strict=True)],
         )
         title = f"Until an accuracy of {self.target:.4g}"
         reached = self._sheet(title, reaching(self.target), lacking="not reached")
         return [
             learned,
+            self._people(),
             self._sheet("Progress", TIMED),
             self._sheet("What it cost", SPENT),
             reached,
         ]
+
+    def _people(self) -> Sheet:
+        """Return how the clients fared, and how many KPIs were met, as a count."""
+        found = self._sheet("People", PEOPLE)
+        rows = zip(self.groups, found.cells, strict=True)
+        return found._replace(cells=[(*row[:-1], kpis_met(one.runs)) for one, row in rows])
 
     def _sheet(self, title: str, figures: Sequence[Figure], lacking: str = "-") -> Sheet:
         def cell(one: Group, figure: Figure) -> str:
@@ -91,12 +89,19 @@ class Comparison:
         cells = [(one.label, *(cell(one, figure) for figure in figures)) for one in self.groups]
         return Sheet(title, ("run", *(figure.title for figure in figures)), cells)
 
+    def differences(self) -> Sheet:
+        """Return a row a setting that differs, a column a group."""
+        labels = [one.label for one in self.groups]
+        cells = [
+            (name, *(one.differs.get(name, "-") for one in self.groups)) for name in self.differing
+        ]
+        return Sheet("What differs", ("setting", *labels), cells, words=1 + len(labels))
+
     def notes(self) -> list[str]:
         """Return what a reader should know, a sentence each."""
-        left = [f"Left out: {run.name} {run.reason}." for run in self.left_out]
-        if self.seeded:
-            left.insert(0, "± is the 95 % interval of Student's t over the seeds.")
-        return left
+        said = ["± is the 95 % interval of Student's t over the seeds."] if self.seeded else []
+        said += filter(None, map(kpis_missed, self.groups))
+        return [*said, *(f"Left out: {run.name} {run.reason}." for run in self.left_out)]
 
 
 def compare(
@@ -121,7 +126,7 @@ def compare(
     if not runs:
         raise no_runs(left)
     target = usual_target(runs) if target is None else target
-    figures = {one.key: one for one in (*LEARNED, *TIMED, *SPENT, *reaching(target))}
+    figures = {one.key: one for one in _figures(target)}
     groups = group(runs)
     if figure == _BY_NAME:
         groups.sort(key=lambda one: one.label)
@@ -130,14 +135,18 @@ def compare(
     return Comparison(groups, target, left)
 
 
+def _figures(target: float) -> Sequence[Figure]:
+    """Return all figures, for an accuracy to reach."""
+    return (*LEARNED, *PEOPLE, *TIMED, *SPENT, *reaching(target))
+
+
 def _figure(key: str) -> str:
     """Return a key that `--sort` knows.
 
     Raises:
         ExperimentError: If it is none.
     """
-    known = [one.key for one in (*LEARNED, *TIMED, *SPENT, *reaching(1.0))]
-    known += [_BY_NAME, _AS_GIVEN]
+    known = [*(one.key for one in _figures(1.0)), _BY_NAME, _AS_GIVEN]
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -150,33 +159,11 @@ def show(found: Comparison, console: Console) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_COLUMNS)
     for sheet in found.sheets():
-        table = _table(sheet.title, sheet.columns)
-        for row in sheet.cells:
-            table.add_row(*row)
-        console.print(table)
+        put(sheet, console)
     if found.differing:
-        for part in _side_by_side(found.groups, console.width):
-            table = _table("What differs", ("setting", *(one.label for one in part)))
-            for name in found.differing:
-                table.add_row(name, *(one.differs.get(name, "-") for one in part))
-            console.print(table)
+        put(found.differences(), console)
     for note in found.notes():
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    first, *others = columns
-    table.add_column(first, min_width=_LABEL_COLUMNS, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
-
-
-def _side_by_side(groups: Sequence[Group], width: int) -> Iterator[Sequence[Group]]:
-    """Yield as many groups at a time as have room beside each other."""
-    room = max(1, (width - 2 * _LABEL_COLUMNS) // _LABEL_COLUMNS)
-    return (groups[start : start + room] for start in range(0, len(groups), room))
 
 
 def write(found: Comparison, file: Path) -> None:

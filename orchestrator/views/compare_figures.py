@@ -15,7 +15,17 @@ from statistics import fmean, stdev
 from typing import Final, Literal
 
 from orchestrator.views.compare_runs import Run
-from orchestrator.views.readable import ACCURACY, BYTES, ENERGY, TIME, Unit, count, human, unit_for
+from orchestrator.views.readable import (
+    ACCURACY,
+    BYTES,
+    ENERGY,
+    SHARE,
+    TIME,
+    Unit,
+    count,
+    human,
+    unit_for,
+)
 from policies.types import ExperimentError
 
 CONFIDENCE: Final = 0.95
@@ -209,11 +219,24 @@ def _number(
     return Figure(key, title, units, lambda run: run.numbers[name], best)
 
 
+def _met(kpis: Mapping[str, bool | None]) -> float:
+    """Return the share of the KPIs that are met; what is not known is not."""
+    return fmean(met is True for met in kpis.values()) if kpis else math.nan
+
+
 LEARNED: Final = (
     _number("final", "final_accuracy", "final", ACCURACY, "high"),
     _number("tail", "tail_accuracy", "last tenth", ACCURACY, "high"),
     _number("best", "best_accuracy", "best", ACCURACY, "high"),
-    _number("worst", "worst_decile_accuracy", "worst tenth of clients", ACCURACY, "high"),
+)
+PEOPLE: Final = (
+    _number("worst", "worst_decile_accuracy", "worst tenth", ACCURACY, "high"),
+    _number("spread", "accuracy_spread", "spread", ACCURACY),
+    _number("participation", "participation", "participation", SHARE, "high"),
+    _number("cycle", "cycle_seconds", "cycle", TIME),
+    _number("load", "most_load", "most load", _PLAIN),
+    _number("swing", "accuracy_swing", "swing", ACCURACY),
+    Figure("kpis", "KPIs met", SHARE, lambda run: _met(run.kpis), "high"),
 )
 TIMED: Final = (
     _number("versions", "versions", "versions", _PLAIN),
@@ -253,6 +276,20 @@ def usual_target(runs: Sequence[Run]) -> float:
     if not known:
         raise ExperimentError("none of the runs has an accuracy; there is nothing to compare.")
     return TARGET_SHARE * max(known)
+
+
+def kpis_met(runs: Sequence[Run]) -> str:
+    """Write how many KPIs are met, over all runs of a group."""
+    verdicts = [met for run in runs for met in run.kpis.values()]
+    return f"{verdicts.count(True)} of {len(verdicts)}" if verdicts else "-"
+
+
+def kpis_missed(one: Group) -> str:
+    """Name the KPIs that some run of a group missed; empty if none did."""
+    counts = Counter(name for run in one.runs for name, met in run.kpis.items() if met is False)
+    of = len(one.runs)
+    named = [name if often == of else f"{name} ({often} of {of})" for name, often in counts.items()]
+    return f"{one.label} missed {', '.join(named)}." if named else ""
 
 
 def ranked(groups: Sequence[Group], figure: Figure) -> list[Group]:

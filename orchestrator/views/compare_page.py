@@ -60,10 +60,10 @@ def _keyed(keys: Sequence[Markup], cells: Sequence[Sequence[str]]) -> list[list[
 
 
 def _matrix(found: Comparison, keys: Sequence[Markup]) -> Rows | None:
-    """Return a row a setting that differs, a column a group."""
+    """Return the settings that differ, with the look of each group above its label."""
     if not found.differing:
         return None
-    labels = [key + escape(one.label) for key, one in zip(keys, found.groups, strict=True)]
-    groups = found.groups
-    cells = [[name, *(one.differs.get(name, "-") for one in groups)] for name in found.differing]
-    return Rows(("setting", *labels), cells)
+    sheet = found.differences()
+    first, *labels = sheet.columns
+    keyed = [key + escape(label) for key, label in zip(keys, labels, strict=True)]
+    return Rows((first, *keyed), sheet.cells)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
-from orchestrator.views.compare_figures import LEARNED, Group
+from orchestrator.views.compare_figures import LEARNED, PEOPLE, Group
 from orchestrator.views.pictures import PAINT, svg
 from orchestrator.views.readable import BYTES, ENERGY, TIME, Unit, unit_for
 
@@ -156,7 +156,9 @@ def staleness(groups: Sequence[Group]) -> Markup:
 
 def fairness(groups: Sequence[Group]) -> Markup:
     """Draw the accuracy of the worst tenth of the clients beside that of the whole test split."""
-    final, worst = (next(f for f in LEARNED if f.key == key) for key in ("final", "worst"))
+    final, worst = (
+        next(f for f in (*LEARNED, *PEOPLE) if f.key == key) for key in ("final", "worst")
+    )
 
     def draw(axes: Any, y: int, one: Group, look: Look) -> None:
         ends = [figure.over(one.runs) for figure in (worst, final)]

@@ -35,7 +35,11 @@ NUMBERS: Final = (
     "updates", "mean_staleness", "virtual_seconds", "uplink_bytes", "downlink_bytes",
     "energy_joules", "wasted_device_seconds",
 )  # fmt: skip
-"""What it reads of the summary."""
+"""What it reads of every summary."""
+OF_PEOPLE: Final = (
+    "accuracy_spread", "accuracy_swing", "participation", "cycle_seconds", "most_load",
+)  # fmt: skip
+"""What it reads besides; summaries of older runs lack it."""
 _COLUMNS: Final = (
     "time_s", "kind", "version", "staleness", "accuracy",
     "uplink_bytes", "downlink_bytes", "energy_j",
@@ -57,7 +61,8 @@ class Run:
     Attributes:
         name: Of its folder, or in MLflow.
         digest: What it is known by; two runs of one digest and the same settings are one.
-        numbers: `NUMBERS` of the summary; NaN where it has none.
+        numbers: `NUMBERS` and `OF_PEOPLE` of the summary; NaN where it has none.
+        kpis: Whether each KPI was met; None where that was not known.
         settings: The resolved experiment, under dotted names.
         curve: A row an evaluation: `seconds`, `bytes` (both ways) and `joules` when the version
             was published, and its `accuracy`.
@@ -67,6 +72,7 @@ class Run:
     name: str
     digest: str
     numbers: Mapping[str, float]
+    kpis: Mapping[str, bool | None]
     settings: Mapping[str, str]
     curve: pd.DataFrame
     staleness: npt.NDArray[np.int64]
@@ -151,14 +157,16 @@ def read(folder: Path, name: str | None = None) -> Found:
     if missing:
         return LeftOut(name, f"is not whole: there is no {' and no '.join(missing)}")
     try:
-        digest, numbers = _summary(folder / "summary.json")
+        summary = _summary(folder / "summary.json")
+        numbers, kpis = _numbers(summary), _kpis(summary)
         settings, _ = read_yaml((folder / "experiment.yaml").read_text(encoding="utf-8"))
         curve, staleness = _events(folder / "events.parquet")
     except (OSError, ValueError, NotYamlError, pa.ArrowException) as error:
         return LeftOut(name, f"is damaged: {_first_line(error)}")
     if not isinstance(settings, dict):
         return LeftOut(name, "is damaged: experiment.yaml holds no settings")
-    return Run(name, digest, numbers, flatten(_resolved(settings)), curve, staleness)
+    digest = str(summary.get("digest", ""))
+    return Run(name, digest, numbers, kpis, flatten(_resolved(settings)), curve, staleness)
 
 
 def _resolved(settings: dict[str, Any]) -> Mapping[str, Any]:
@@ -177,18 +185,31 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _summary(path: Path) -> tuple[str, dict[str, float]]:
+def _summary(path: Path) -> dict[str, Any]:
     try:
         summary: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"summary.json is no JSON ({error})") from error
     if not isinstance(summary, dict):
         raise ValueError("summary.json holds no figures")  # noqa: TRY004 - as any other damage
+    return summary
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures that are compared; see `Run`."""
     lacking = [n for n in NUMBERS if not isinstance(summary.get(n, ""), float | int | None)]
     if lacking:
         raise ValueError(f"summary.json lacks {', '.join(lacking)}")
-    numbers = {n: math.nan if summary[n] is None else float(summary[n]) for n in NUMBERS}
-    return str(summary.get("digest", "")), numbers
+    found = {name: summary.get(name) for name in (*NUMBERS, *OF_PEOPLE)}
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}
+
+
+def _kpis(summary: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Return how each KPI came out; see `Run`."""
+    found = summary.get("kpis")
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(name): kpi.get("met") for name, kpi in found.items() if isinstance(kpi, Mapping)}
 
 
 def _events(path: Path) -> tuple[pd.DataFrame, npt.NDArray[np.int64]]:

@@ -23,6 +23,7 @@ class Data:
         sizes: Training examples of one update, shape (clients,).
         sampled: Clients whose classes were counted, shape (n,); all of them if they are few.
         labels: Their training examples of each class, shape (n, classes).
+        class_names: What each class is called, shape (classes,); () if nobody says.
         names: What the source calls them, or their numbers.
         named: Whether the source has names for them.
         untested: Clients without test examples of their own; None where nobody asks.
@@ -32,6 +33,7 @@ class Data:
     sizes: Positions
     sampled: Positions
     labels: Positions
+    class_names: tuple[str, ...]
     names: tuple[str, ...]
     named: bool
     untested: int | None
@@ -83,6 +85,7 @@ def data(holdings: Holdings, *, federated: bool) -> Data | None:
         sizes=sizes,
         sampled=np.array(sampled, dtype=np.int64),
         labels=labels,
+        class_names=holdings.shape.class_names,
         names=names,
         named=any(name != str(client) for name, client in zip(names, sampled, strict=True)),
         untested=untested,

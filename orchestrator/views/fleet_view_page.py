@@ -14,12 +14,14 @@ from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.pages import Part, Rows, Tile, render
 from orchestrator.views.pictures import style
 from orchestrator.views.readable import BYTES, TIME, count, human
+from orchestrator.views.sheets import Sheet
 
 
 def page(view: FleetView) -> str:
     """Return the page."""
     with style():
-        parts = [_devices(view), _links(view), _day(view), _work(view), _data(view)]
+        parts = [_devices(view), _links(view), _day(view), _work(view)]
+        parts += [_dense(view), _data(view)]
     return render(
         "fleet.html.j2",
         title=f"The fleet of {view.experiment.name}",
@@ -49,25 +51,29 @@ def _tiles(view: FleetView) -> list[Tile]:
     if view.data is not None:
         usual = float(np.median(np.repeat(medians, clients)))
         low, middle, high = (count(value) for value in view.data.examples)
+        around = "each" if low == high else f"median; {low} to {high}"
         tiles += [
             Tile("One assignment", human(usual, TIME), "of the median client"),
-            Tile("Examples of an update", middle, f"median; {low} to {high}"),
+            Tile("Examples of an update", middle, around),
         ]
     return tiles
 
 
 def _devices(view: FleetView) -> Part:
-    drawn, clients = view.dots.clients.size, view.clients
+    title, drawn, clients = "Speed against link", view.dots.clients.size, view.clients
+    rows = _rows(tables.devices(view))
+    if pictures.all_alike(view):
+        return Part(title, "All clients are alike in speed and link.", rows=rows)
     lead = "A dot is a client."
     if drawn < clients:
         lead = f"A dot is a client; {drawn:,} of {clients:,} are drawn, some of every kind."
     if view.data is not None and view.data.sizes.min() < view.data.sizes.max():
         lead += " Its area grows with its examples."
     return Part(
-        "Speed against link",
+        title,
         lead,
         pictures.speed_and_link(view),
-        rows=_rows(tables.devices(view)),
+        rows=rows,
         note="Speed over the clients: median, least and most.",
     )
 
@@ -97,6 +103,11 @@ def _work(view: FleetView) -> Part:
     return Part("One assignment", lead, drawn, rows=_rows(tables.assignment(view)))
 
 
+def _dense(view: FleetView) -> Part:
+    sheet = tables.dense(view)
+    return Part(sheet.title, "If the update holds every parameter in float32.", rows=_rows(sheet))
+
+
 def _data(view: FleetView) -> Part:
     found, title = view.data, "Data by class"
     if found is None:
@@ -112,5 +123,5 @@ def _data(view: FleetView) -> Part:
     return Part(title, lead, pictures.by_class(found), rows=rows)
 
 
-def _rows(sheet: tables.Sheet) -> Rows:
+def _rows(sheet: Sheet) -> Rows:
     return Rows(sheet.columns, sheet.cells, sheet.words)

@@ -30,6 +30,8 @@ ROWS: Final = 100  # classes of a heat map
 _POINTS: Final = 800  # of a line
 _HEAT: Final = (0.26, 0.56, 0.82)  # seen on light and dark; its opacity is the figure
 _ROW: Final = 0.36  # inches
+_NAMED: Final = 20  # classes of a heat map that have room for their names
+_LONGEST: Final = 24  # letters of a class's name
 _NARROW: Final = 200.0  # a logarithmic axis with more ticks
 
 
@@ -66,6 +68,11 @@ def speed_and_link(view: FleetView) -> Markup:
     for handle in legend.legend_handles:
         handle.set(sizes=[40])
     return _paint(figure)
+
+
+def all_alike(view: FleetView) -> bool:
+    """Say whether all clients would be drawn in one place."""
+    return bool(np.ptp(view.dots.flops) == np.ptp(view.dots.uplink) == 0)
 
 
 def _logarithmic(axis: Any, values: Any, units: Sequence[Unit]) -> None:
@@ -113,7 +120,9 @@ def by_class(data: Data) -> Markup:
 def _bars(data: Data) -> Markup:
     labels, order = data.labels, _frequent(data.labels)
     named = np.sort(order[: COLOURS if order.size <= COLOURS else COLOURS - 1])
-    layers = [(f"class {at}", labels[:, at], _colour(place)) for place, at in enumerate(named)]
+    layers = [
+        (_class(data, int(at)), labels[:, at], _colour(place)) for place, at in enumerate(named)
+    ]
     others = np.delete(labels, named, axis=1)
     if others.size:
         layers.append((f"{others.shape[1]:,} others", others.sum(axis=1), PAINT["gone"]))
@@ -134,8 +143,17 @@ def _bars(data: Data) -> Markup:
     return _paint(figure)
 
 
+def _class(data: Data, at: int) -> str:
+    """Return what a class is called."""
+    if not data.class_names:
+        return f"class {at}"
+    name = data.class_names[at]
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1].rstrip()}…"
+
+
 def _heat(data: Data) -> Markup:
-    labels = data.labels[:, np.sort(_frequent(data.labels)[:ROWS])]
+    shown = np.sort(_frequent(data.labels)[:ROWS])
+    labels = data.labels[:, shown]
     shares = labels / np.maximum(data.labels.sum(axis=1, keepdims=True), 1)
     main = shares.argmax(axis=1)
     shares = shares[np.lexsort((-shares.max(axis=1), main))]
@@ -148,7 +166,10 @@ def _heat(data: Data) -> Markup:
     axes = panels[0]
     axes.imshow(cells, aspect="auto", interpolation="none")
     axes.set(xlabel="clients, sorted by their most frequent class", ylabel="class")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if data.class_names and shown.size <= _NAMED:
+        axes.set_yticks(range(shown.size), [_class(data, int(at)) for at in shown])
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False)
     if uneven:
         _sizes(panels[1], data)

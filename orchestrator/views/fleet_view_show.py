@@ -9,19 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.doctor.findings import Finding
 from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.fleet_view_data import Data
 from orchestrator.views.fleet_view_day import in_words
-from orchestrator.views.fleet_view_tables import Sheet, drop_out, sentences, sheets
+from orchestrator.views.fleet_view_tables import drop_out, sentences, sheets
+from orchestrator.views.sheets import put
 
 _PIPE_COLUMNS: Final = 180  # where there is no terminal to be as wide as
-_LABEL_COLUMNS: Final = 14
 _STYLES: Final = {"ok": "green", "note": "yellow", "trouble": "red"}
 _NAMED: Final = 60  # clients that JSON names one by one
 
@@ -31,7 +29,7 @@ def show(view: FleetView, console: Console) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_COLUMNS)
     for sheet in sheets(view):
-        console.print(_table(sheet))
+        put(sheet, console)
     for text in sentences(view):
         console.print(Text(text), soft_wrap=True)
     if view.hosting.level == "ok":
@@ -46,21 +44,6 @@ def show(view: FleetView, console: Console) -> None:
 def _troubles(view: FleetView) -> Sequence[Finding]:
     """Return what keeps this machine from hosting the fleet."""
     return (view.hosting,) if view.hosting.level == "trouble" else ()
-
-
-def _table(sheet: Sheet) -> Table:
-    table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for at, name in enumerate(sheet.columns):
-        words = at < sheet.words
-        table.add_column(
-            name,
-            justify="left" if words else "right",
-            min_width=None if at else _LABEL_COLUMNS,
-            overflow="fold",
-        )
-    for row in sheet.cells:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
 
 
 def as_json(view: FleetView) -> str:
@@ -124,6 +107,7 @@ def _data(data: Data) -> dict[str, Any]:
         "examples": data.examples._asdict(),
         "classes": data.classes._asdict(),
         "sampled": int(data.sampled.size),
+        "class_names": list(data.class_names),
         "moving": data.moving,
         "without_tests": data.untested,
         "clients": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.fleet_view_data import Data
 from orchestrator.views.fleet_view_day import in_words
 from orchestrator.views.fleet_view_groups import Group, Range
-from orchestrator.views.readable import BYTES, ENERGY, TIME, Unit, count, human, unit_for
+from orchestrator.views.readable import BYTES, ENERGY, TIME, Unit, count, human, share, unit_for
+from orchestrator.views.sheets import Sheet
 
 SPEED: Final[Sequence[Unit]] = (
     (1, "FLOP/s"), (1e3, "kFLOP/s"), (1e6, "MFLOP/s"), (1e9, "GFLOP/s"), (1e12, "TFLOP/s"),
@@ -23,25 +24,13 @@ LINK: Final[Sequence[Unit]] = (
 _KIND: Final = "kind of client"
 
 
-class Sheet(NamedTuple):
-    """A table.
-
-    Attributes:
-        words: So many columns in front hold words, the others numbers.
-    """
-
-    title: str
-    columns: Sequence[str]
-    cells: Sequence[Sequence[str]]
-    words: int = 1
-
-
 def sheets(view: FleetView) -> Iterator[Sheet]:
     """Yield the figures as tables."""
     yield devices(view)
     yield links(view)
     yield presence(view)
     yield assignment(view)
+    yield dense(view)
     if view.data is not None:
         yield data(view.data, view.shape.classes)
 
@@ -108,11 +97,8 @@ def drop_out(view: FleetView, group: Group) -> float:
 
 
 def assignment(view: FleetView) -> Sheet:
-    """Return what an assignment takes each kind."""
-    columns = (
-        _KIND, "download", "compute", "upload", "in all", "95 %", "updates an hour", "energy",
-        "upload, dense", "in all, dense",
-    )  # fmt: skip
+    """Return what an assignment takes each kind, with the least payload."""
+    columns = (_KIND, "download", "compute", "upload", "in all", "95 %", "updates an hour")
     cells = [
         (
             group.label,
@@ -123,17 +109,26 @@ def assignment(view: FleetView) -> Sheet:
             human(one.total_s.high, TIME),
             _often(one.an_hour),
             human(one.energy_j.median, ENERGY),
-            human(one.dense_upload_s.median, TIME),
-            human(one.dense_total_s.median, TIME),
         )
         for group, one in zip(view.groups, view.work, strict=True)
     ]
-    return Sheet("One assignment", columns, cells)
+    return Sheet("One assignment", (*columns, "energy"), cells)
 
 
-def share(part: float) -> str:
-    """Write a share in per cent, with three digits; what is less than a thousandth, in words."""
-    return "under 0.1 %" if 0 < part < 1e-3 else f"{count(round(100 * part, 9))} %"
+def dense(view: FleetView) -> Sheet:
+    """Return what an assignment takes each kind if every parameter is sent."""
+    cells = [
+        (
+            group.label,
+            human(one.dense_upload_s.median, TIME),
+            human(one.dense_total_s.median, TIME),
+            _often(one.dense_an_hour),
+            human(one.dense_energy_j.median, ENERGY),
+        )
+        for group, one in zip(view.groups, view.work, strict=True)
+    ]
+    columns = (_KIND, "upload", "in all", "updates an hour", "energy")
+    return Sheet("One assignment with a dense update", columns, cells)
 
 
 def _often(an_hour: float) -> str:

@@ -86,7 +86,7 @@ def price(tests: pd.DataFrame) -> Markup:
     figure = Figure(figsize=(10, 2.7), layout="constrained")
     up, down = tests["all_uplink_bytes"], tests["all_downlink_bytes"]
     panels = (("up", up, "up"), ("down", down, "down"), ("both ways", up + down, "good"))
-    all_axes = figure.subplots(1, 3, sharey=True)
+    all_axes = figure.subplots(1, 3, sharey=True, gridspec_kw={"wspace": 0.05})
     for axes, (words, spent, paint) in zip(all_axes, panels, strict=True):
         scale, unit = unit_for(spent.max(), BYTES)
         _line(axes, spent / scale, tests["accuracy"], paint)

@@ -11,6 +11,7 @@ TIME: Final[Sequence[Unit]] = ((1, "s"), (60, "min"), (3600, "h"), (86400, "days
 BYTES: Final[Sequence[Unit]] = ((1, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 ENERGY: Final[Sequence[Unit]] = ((1, "J"), (1e3, "kJ"), (1e6, "MJ"), (1e9, "GJ"))
 ACCURACY: Final[Sequence[Unit]] = ((1, ""),)
+SHARE: Final[Sequence[Unit]] = ((0.01, "%"),)
 
 
 def unit_for(largest: float, units: Sequence[Unit]) -> Unit:
@@ -25,6 +26,8 @@ def human(value: float, units: Sequence[Unit]) -> str:
         return "-"
     if units is ACCURACY:
         return f"{value:.4f}"
+    if units is SHARE:
+        return share(value)
     scale, unit = unit_for(abs(value), units)
     return f"{count(value / scale)} {unit}"
 
@@ -37,6 +40,13 @@ def count(value: float) -> str:
         return f"{value:,.0f}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}"
+
+
+def share(part: float) -> str:
+    """Write a share in per cent, with three digits; what is less than a thousandth, in words."""
+    if math.isnan(part):
+        return "-"
+    return "under 0.1 %" if 0 < part < 1e-3 else f"{count(round(100 * part, 9))} %"
 
 
 def plain(value: object) -> str:

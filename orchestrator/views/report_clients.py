@@ -77,7 +77,9 @@ def _alarm(worn: pd.DataFrame, load: Load) -> str:
     if worn.empty:
         return ""
     first = worn.sort_values("load", ascending=False, kind="stable").head(10)
-    named = ", ".join(f"{client} ({row['load']:.2f})" for client, row in first.iterrows())
+    named = ", ".join(
+        f"{_named(client, row)} ({row['load']:.2g})" for client, row in first.iterrows()
+    )
     more = f" and {count(len(worn) - 10)} more" if len(worn) > 10 else ""
     is_are = "client is" if len(worn) == 1 else "clients are"
     return coloured(
@@ -94,7 +96,7 @@ def _client_rows(table: pd.DataFrame, load: Load) -> tuple[list[str], list[list[
         shown = table.sort_values("accepted", ascending=False, kind="stable").head(ROWS)
 
     def cells(client: object, row: pd.Series[Any]) -> list[str]:
-        worn = _known(row["load"], lambda value: f"{value:.3f}")
+        worn = _known(row["load"], count)
         return [
             _called(client, row),
             str(row.get("profile", "")),
@@ -117,6 +119,12 @@ def _client_rows(table: pd.DataFrame, load: Load) -> tuple[list[str], list[list[
 
 def _known(value: float, write: Callable[[float], str]) -> str:
     return "" if pd.isna(value) else write(value)
+
+
+def _named(client: object, row: pd.Series[Any]) -> str:
+    """Return what a client is called in a sentence: a number alone is no name."""
+    name = str(row.get("name", client))
+    return f"client {client}" if name == str(client) else name
 
 
 def _called(client: object, row: pd.Series[Any]) -> str:

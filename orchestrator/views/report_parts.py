@@ -76,11 +76,18 @@ def staleness(events: pd.DataFrame) -> Part:
         return Part(title, lead="No update became part of the model.")
     return Part(
         title,
-        lead=f"{count(len(taken))} updates were taken: median {count(taken.median())}, "
-        f"mean {count(taken.mean())}, "
-        f"at most {count(taken.max())} versions late.",
+        lead=f"{_were(len(taken))} taken: median {count(taken.median())}, "
+        f"mean {count(taken.mean())}, at most {_versions(int(taken.max()))} late.",
         picture=pictures.staleness(taken),
     )
+
+
+def _were(updates: int) -> str:
+    return "1 update was" if updates == 1 else f"{count(updates)} updates were"
+
+
+def _versions(number: int) -> str:
+    return "1 version" if number == 1 else f"{count(number)} versions"
 
 
 def method(events: pd.DataFrame) -> Part | None:
@@ -165,7 +172,7 @@ def kpis(found: object) -> Part | None:
     return Part(
         "What was asked of the run",
         lead=f"{met} of {len(rows)} met.",
-        rows=Rows(("KPI", "meaning", "asked", "came out", "verdict"), rows, words=5),
+        rows=Rows(("KPI", "meaning", "asked", "came out", "verdict"), rows, words=2),
     )
 
 

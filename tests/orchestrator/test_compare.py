@@ -147,7 +147,7 @@ def test_groups_are_runs_that_differ_in_their_seed_alone(made: list[tuple[str, i
     import pandas as pd
 
     runs = [
-        Run(str(at), "", {}, {"name": name, "rate": str(rate), "seed": str(seed), "same": "1",
+        Run(str(at), "", {}, {}, {"name": name, "rate": str(rate), "seed": str(seed), "same": "1",
             "tracking.uri": str(at)}, pd.DataFrame(), pd.Series(dtype="int64").to_numpy())
         for at, (name, rate, seed) in enumerate(made)
     ]  # fmt: skip
@@ -209,7 +209,8 @@ def test_the_figures_by_hand(tmp_path: Path) -> None:
     }
     assert run.staleness.tolist() == [0, 1]
     text = shown(compared(tmp_path / "a", target=0.5))
-    assert "one 1 0.9000 0.9000 0.9000 0.4500" in text
+    assert "one 1 0.9000 0.9000 0.9000 " in text
+    assert "one 0.4500 - - - - - -" in text
     assert "one 2 MB 0 B 0 J 0 s" in text
     assert "Until an accuracy of 0.5" in text
     assert "one 10 s 1.10 kB 2 J" in text
@@ -247,6 +248,72 @@ def test_what_comes_first(tmp_path: Path) -> None:
     assert order("given") == "bca"
     assert order("staleness")[-1] == "c"
     assert order("target-time")[0] == "b"
+
+
+PEOPLE: dict[str, Any] = {
+    "worst_decile_accuracy": 0.25,
+    "accuracy_spread": 0.0625,
+    "participation": 0.67,
+    "cycle_seconds": 90,
+    "most_load": 0.0125,
+    "accuracy_swing": 0.03125,
+    "kpis": {"accuracy": {"met": True}, "uplink_bytes": {"met": False}, "most_load": {}},
+}
+
+
+def test_people_by_hand(tmp_path: Path) -> None:
+    """How clients fared and what was asked, over seeds: means, intervals, and KPIs counted."""
+    leave(tmp_path / "a", **PEOPLE)
+    assert "one 0.2500 0.0625 67 % 90 s 0.0125 0.0312 1 of 3" in shown(compared(tmp_path))
+    met = {name: {"met": True} for name in PEOPLE["kpis"]}
+    leave(tmp_path / "b", seed=1, **PEOPLE | {"kpis": met, "participation": 0.65})
+    text = shown(compared(tmp_path))
+    assert "one 0.2500 0.0625 66 ± 13 % 90 s 0.0125 0.0312 4 of 6" in text
+    assert "one missed uplink_bytes (1 of 2)." in text
+
+
+def test_runs_are_sorted_by_how_people_fared(tmp_path: Path) -> None:
+    """Even, steady, quick and light come first, and those that keep more of what was asked."""
+    others = {
+        "accuracy_spread": 0.01, "participation": 0.9, "cycle_seconds": 10, "most_load": 0.001,
+        "accuracy_swing": 0.01, "worst_decile_accuracy": 0.5,
+        "kpis": {"accuracy": {"met": True}},
+    }  # fmt: skip
+    leave(tmp_path / "a", name="a", **PEOPLE)
+    leave(tmp_path / "b", name="b", **others)
+    leave(tmp_path / "c", name="c", worst_decile_accuracy=None)
+    for key in ("worst", "spread", "participation", "cycle", "load", "swing", "kpis"):
+        found = compared(tmp_path, sort=key)
+        assert [one.label for one in found.groups] == ["b", "a", "c"], key
+
+
+# ------------------------------------------------------------------ in a terminal
+
+
+@pytest.mark.parametrize("width", [80, 90, 132])
+def test_no_number_is_broken_in_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    """Every figure stands whole on one line, and no line is wider than the terminal."""
+    for seed in (0, 1):
+        for at in range(6):
+            leave(
+                tmp_path / f"{at}-{seed}", name=f"single-board-computers {at}", seed=seed,
+                density=(at + 1) / 20, energy_joules=123_456 + 7 * seed, wasted_device_seconds=1e5,
+                uplink_bytes=1_234_567 + 89 * seed, **PEOPLE,
+            )  # fmt: skip
+    found = compared(tmp_path)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
+    with console.capture() as captured:
+        show(found, console)
+    tables, notes = captured.get().split("single-board-computers 5 missed", 1)
+    lines = tables.splitlines()
+    assert notes
+    assert max(map(len, lines)) <= width
+    cells = {tuple(re.split(r"\s{2,}", line.strip())) for line in lines}
+    whole = {cell for row in cells for cell in row}
+    sheets = [*found.sheets(), found.differences()]
+    figures = {cell for sheet in sheets for row in sheet.cells for cell in row[1:]}
+    assert figures <= whole
+    assert "single-board-computers 5" in tables
 
 
 # ------------------------------------------------------------------ what cannot be compared

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from actors.learning.sources.silos import Silos
 from orchestrator.doctor import machine
 from orchestrator.doctor.data import known_sources
 from orchestrator.doctor.examination import data, examine, show
 from orchestrator.doctor.findings import Finding, note, ok, trouble
 from orchestrator.doctor.fit import fit, this_machine
+from orchestrator.fleet import FleetSettings
 from orchestrator.hosting import Node
 
 SECRET = "c0ffee" * 8
@@ -199,8 +201,20 @@ def test_a_fleet_that_fits_and_one_that_does_not(small: Any) -> None:
     assert fit(experiment, nodes, None).text.startswith("hosting: dedicated, 6 client actors")
     tight = fit(experiment, [Node("a", {"CPU": 0.5})], None)
     assert tight.level == "trouble"
-    assert "1 of 6 client actors" in tight.text
+    assert "6 client actors ask for 0.1 CPU each, and 1 of them find no room:\n" in tight.text
     assert fit(small(), *this_machine()).level == "ok"
+
+
+def test_silos_that_do_not_fit_are_not_told_to_be_pooled(small: Any) -> None:
+    """A silo has an actor of its own; its node is what is missing."""
+    silos = Silos(call="math:sqrt", clients=("north",), input=(2,), classes=2)
+    mix = {"profile": "workstation", "resources": {"custom": {"north": 1}}}
+    fleet = FleetSettings.model_validate({"clients": 1, "mix": [mix]})
+    experiment = small().model_copy(update={"data": silos, "fleet": fleet})
+    found = fit(experiment, [Node("a", {"CPU": 4.0})], None)
+    assert found.level == "trouble"
+    assert "ray start --address HEAD:6379 --resources" in found.text
+    assert "pooled" not in found.text
 
 
 def written(tmp_path: Path, experiment: Any) -> Path:
@@ -291,7 +305,7 @@ def test_nodes_are_asked(small: Any, head: Any, tmp_path: Path) -> None:
     found = examine(path, address=head.address, uri=None)
     (fleet,) = [one for one in found if one.topic == "fleet"]
     assert fleet.level == "trouble"
-    assert "client actors with 0.1 CPU each fit on no node" in fleet.text
+    assert "60 client actors ask for 0.1 CPU each, and 40 of them find no room" in fleet.text
 
 
 @pytest.mark.ray

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from actors.learning.sources.cache import cache_folder
+from actors.learning.sources.cifar import Cifar10
 from orchestrator.doctor import fetch as fetching
 from orchestrator.doctor.fetch import FILES, PACKAGE, by_hand, check, fashion_mnist, fetch, unpack
 from policies.types import ExperimentError, RunError
@@ -203,10 +204,30 @@ def test_other_names(tmp_path: Path) -> None:
     assert fetch("digits", None).endswith("data: {source: digits}")
     with pytest.raises(RunError, match="Leave --to out"):
         fetch("digits", tmp_path)
-    with pytest.raises(RunError, match=r"cifar10 is read from files of yours .* data\.root"):
-        fetch("cifar10", None)
+    with pytest.raises(RunError, match=r"table is read from files of yours .* data\.target"):
+        fetch("table", None)
     with pytest.raises(ExperimentError, match=r"unknown data source fashon\. Did you mean fashion"):
         fetch("fashon", None)
+    with pytest.raises(ExperimentError, match=r"unknown data source nosuch\. Known are mnist5k"):
+        fetch("nosuch", None)
+
+
+def test_what_is_to_be_downloaded_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to get from where, where it goes and the line; that alone once it is there."""
+    monkeypatch.setattr(Cifar10, "_sizes", (1, 1))
+    line = f"data: {{source: cifar10, root: {tmp_path}}}"
+    with pytest.raises(RunError, match="comes in no package; you download it") as caught:
+        fetch("cifar10", tmp_path)
+    for words in ("data_batch_5.bin", "test_batch", "cs.toronto.edu", str(tmp_path), line):
+        assert words in str(caught.value)
+    with pytest.raises(RunError, match=r"wnids\.txt.*cs231n.*cache.*latecomer/tiny-imagenet"):
+        fetch("tiny-imagenet", None)
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        (tmp_path / name).write_bytes(bytes(3073))
+    assert fetch("cifar10", tmp_path) == f"{tmp_path}\n{line}"
+    (tmp_path / "test_batch.bin").write_bytes(bytes(3072))
+    with pytest.raises(RunError, match=r"test_batch\.bin is damaged"):
+        fetch("cifar10", tmp_path)
 
 
 def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:

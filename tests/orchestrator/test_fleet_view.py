@@ -26,8 +26,8 @@ from orchestrator.views.fleet_view_findings import findings
 from orchestrator.views.fleet_view_groups import DAY_S, Range, moments
 from orchestrator.views.fleet_view_page import page
 from orchestrator.views.fleet_view_show import as_json, show, write
-from orchestrator.views.fleet_view_tables import share, spread
-from orchestrator.views.readable import BYTES
+from orchestrator.views.fleet_view_tables import sheets, spread
+from orchestrator.views.readable import BYTES, share
 from policies.types import ExperimentError
 
 TINY = """
@@ -432,12 +432,58 @@ def test_json_has_the_same_figures() -> None:
 def test_the_page_stands_alone(tmp_path: Path) -> None:
     """It loads nothing, escapes names, draws what there is and follows light and dark."""
     some = trace(tmp_path, "0,0,21600", "1,0,86400", "3,43200,86400")
-    text = page(seen(some, "name='<b>'"))
+    text = page(seen(some, "name='<b>'", "fleet.spread=0.3"))
     assert "<b>" not in text
     assert text.count("<svg") == 4
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)[^\"]*\"", text)
     assert not re.findall(r"#000[0-9a-f]{3}\b", text)
     assert set(re.findall(r"var\(--(\w+)\)", text)) <= set(re.findall(r"--(\w+):", text))
+
+
+def test_clients_that_are_all_alike_are_not_drawn() -> None:
+    """A picture of dots in one place says nothing; one that differs is drawn with them."""
+    text = page(seen())
+    assert "All clients are alike in speed and link." in text
+    assert text.count("<svg") == 2
+    for change in ("fleet.spread=0.1", "fleet.regions={near: {}, far: {bandwidth: 0.5}}"):
+        assert "A dot is a client." in page(seen(change))
+
+
+def test_classes_have_names() -> None:
+    """Where the data names its classes the page does, too, and numbers them where it does not."""
+    view = seen()
+    assert view.data is not None
+    assert "class 3" in page(view)
+    names = tuple(f"kind <{at}>" if at else "a name that is much too long" for at in range(10))
+    named = replace(view, data=replace(view.data, class_names=names))
+    text = page(named)
+    assert "kind &lt;3&gt;" in text
+    assert "a name that is much too…" in text
+    assert "class 3" not in text
+    assert json.loads(as_json(named))["data"]["class_names"] == list(names)
+    many = replace(view.data, class_names=names, sampled=view.data.sampled[:2])
+    assert "kind &lt;3&gt;" in page(replace(view, data=many)), "also in a heat map"
+
+
+@pytest.mark.parametrize("width", [80, 90, 132])
+def test_no_number_is_broken_in_a_narrow_terminal(width: int) -> None:
+    """Every figure stands whole on one line, and no line of a table is wider than the terminal."""
+    view = seen(
+        "fleet.mix=[{profile: single-board-computer}, {profile: slow, joins_s: 12 h}]",
+        "fleet.clients=8",
+        "fleet.spread=0.5",
+        "fleet.regions={near: {share: 3}, far: {bandwidth: 0.5, latency_s: 1}}",
+        "fleet.availability={kind: churn}",
+    )
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
+    with console.capture() as captured:
+        show(view, console)
+    lines = captured.get().split("A client that holds no model")[0].splitlines()
+    assert max(map(len, lines)) <= width
+    whole = {cell for line in lines for cell in re.split(r"\s{2,}", line.strip())}
+    figures = {cell for sheet in sheets(view) for row in sheet.cells for cell in row[sheet.words :]}
+    assert any(cell.startswith("0.0") for cell in figures)
+    assert figures <= whole
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.kpis import FIGURES, Kpis, figures, judge, parse
+from orchestrator.kpis import FIGURES, Kpis, figures, judge, parse, short
 
 KPIS: TypeAdapter[dict[str, str]] = TypeAdapter(Kpis)
 STATUS: dict[str, Any] = {
@@ -57,6 +57,10 @@ def test_conditions(name: str, condition: str, expected: tuple[str, float]) -> N
         ("accuracy", ">= nan", r"got 'nan'"),
         ("uplink_bytes", "<= 50 Mbit", r"'50 Mbit'\. Did you mean MB\?"),
         ("virtual_seconds", "<= 50 %", r"must be a number of seconds"),
+        ("accuracy", ">= 850 %", r"accuracy lies in \[0, 1\], where '>= 850 %' is never met"),
+        ("participation", "> 1", r"where '> 1' is never met\. Give a threshold in that range"),
+        ("wasted_share", "<= -0.1", r"wasted_share lies in \[0, 1\]"),
+        ("accuracy_spread", "< 0", r"accuracy_spread lies in \[0, 1\]"),
     ],
 )
 def test_mistakes(name: str, condition: str, words: str) -> None:
@@ -64,6 +68,21 @@ def test_mistakes(name: str, condition: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words) as found:
         KPIS.validate_python({"best_accuracy": "> 0.1", name: condition})
     assert [error["loc"] for error in found.value.errors()] == [(name,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [
+        ("accuracy", ">= 100 %"),
+        ("accuracy", "< 2"),
+        ("rejected_share", "<= 0"),
+        ("most_load", "< 3"),
+        ("mean_staleness", ">= 8"),
+    ],
+)
+def test_conditions_at_the_edge(name: str, condition: str) -> None:
+    """What one value meets is allowed, and only shares end at 1."""
+    assert KPIS.validate_python({name: condition}) == {name: condition}
 
 
 def test_figures_by_hand() -> None:
@@ -75,13 +94,14 @@ def test_figures_by_hand() -> None:
     assert found["wasted_share"] == 0.1
     assert found["rejected_share"] == 0.25
     assert found["accuracy"] == 0.9
+    assert found["virtual_seconds"] == 43_200.0
     assert set(found) <= set(FIGURES)
 
 
 def test_figures_at_the_start() -> None:
     """Before any time has passed nothing is divided by zero; what is not known is left out."""
     found = figures({"time_s": 0.0, "accuracy": None, "uplink_bytes": 0}, clients=4)
-    assert found == {"uplink_bytes": 0.0}
+    assert found == {"uplink_bytes": 0.0, "virtual_seconds": 0.0}
 
 
 def test_verdicts() -> None:
@@ -107,11 +127,35 @@ def test_verdicts_in_words() -> None:
     }
 
 
+def test_verdicts_on_a_progress_line() -> None:
+    """Each with its threshold; what nobody knows yet is not counted; late figures say so."""
+    kpis = {
+        "accuracy": ">= 20 %",
+        "best_accuracy": ">= 0.99",
+        "uplink_bytes": "<= 1 kB",
+        "energy_joules": "<= 100",
+        "tail_accuracy": ">= 0.9",
+        "most_load": "< 0.5",
+    }
+    status = {"accuracy": 0.95, "best_accuracy": 0.95, "uplink_bytes": 210_000}
+    status |= {"energy_joules": 81.5, "tail_accuracy": math.nan}
+    assert short(judge(kpis, figures(status, clients=4))) == [
+        "KPIs 2/4",
+        "accuracy 0.95 >= 20 % ok",
+        "best_accuracy 0.95 >= 0.99 not yet",
+        "uplink 210 kB <= 1 kB MISSED",
+        "energy_joules 81.5 <= 100 ok",
+        "tail_accuracy ? >= 0.9",
+        "most_load ? < 0.5 at the end",
+    ]
+    assert short({}) == []
+
+
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_comparisons_are_what_they_say(value: float, threshold: float) -> None:
     """Strict and loose comparisons differ at equality alone, and opposites exclude each other."""
     met = {
-        sign: judge({"accuracy": f"{sign} {threshold!r}"}, {"accuracy": value})["accuracy"].met
+        sign: judge({"most_load": f"{sign} {threshold!r}"}, {"most_load": value})["most_load"].met
         for sign in ("<", "<=", ">", ">=")
     }
     assert met["<"] is not met[">="]

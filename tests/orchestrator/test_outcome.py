@@ -95,10 +95,13 @@ def test_load_is_measured_where_nothing_is_modelled(tmp_path: Path) -> None:
 def test_the_load_alarm_names_clients() -> None:
     """By name, the worst first, and small loads are no zeros."""
     clients = pd.DataFrame(
-        {"name": ["7", "north", "2"], "load": [0.004, 0.7, 0.9]}, index=[7, 8, 9]
+        {"name": ["7", "north", "2"], "load": [0.004, 0.7, 0.9]}, index=[7, 8, 2]
     )
     text = load_alarm(Load(most=0.001), clients)
-    assert text == "3 clients are above guards.load.most = 0.001: 2 (0.9), north (0.7), 7 (0.004)"
+    assert text == (
+        "3 clients are above guards.load.most = 0.001: client 2 (0.9), north (0.7), "
+        "client 7 (0.004)"
+    )
     assert load_alarm(Load(most=1.0), clients) == ""
 
 

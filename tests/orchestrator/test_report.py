@@ -32,6 +32,11 @@ SUMMARY: dict[str, Any] = {
     "downlink_bytes": 1_200_000_000,
     "downlink_entropy_bytes": 1_100_000_000.0,
     "mean_staleness": 3.25,
+    "accuracy_swing": 0.0123,
+    "accuracy_spread": 0.0456,
+    "participation": 0.96,
+    "cycle_seconds": 90.0,
+    "most_load": 0.0125,
     "energy_joules": 81_500.0,
     "wasted_device_seconds": 7200.0,
     "wasted_bytes": 13_500,
@@ -186,7 +191,7 @@ def test_the_page_says_what_the_logs_say(tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("# first\nname: quick <start>\nseed: 7\n")
     text = page(tmp_path).text
     for words in (
-        "quick <start>",
+        "quick <start> seed 7 Final accuracy",
         "Final accuracy 0.9123 best 0.9188",
         "Virtual time 90 min wall 71 s",
         "Updates 412 rejected: 9",
@@ -212,6 +217,11 @@ def test_the_page_says_what_the_logs_say(tmp_path: Path) -> None:
         "1 more were under way",
         "90 s held: loss < 0 & <odd>",
         "Bytes wasted 13.5 kB",
+        "Accuracy swing 0.0123 deviation over the last tenth",
+        "Spread between clients 0.0456 deviation of accuracies",
+        "Clients in the model 96 % with an update in it",
+        "From asked to update 90 s mean",
+        "Largest load 0.0125 busy share x memory share of a device",
         "1 of 3 met",
         "accuracy of the newest evaluation >= 0.85 0.9123 met",
         "uplink bytes all that clients sent <= 2 MB 2.50 MB missed",
@@ -269,7 +279,7 @@ def fared(out: Path, clients: int, *, worn: int = 0) -> None:
         "memory_share": load,
         "accuracy": np.linspace(0.5, 0.9, clients),
     }
-    table = people.table(events, about)
+    table = people.table(events, about, span_s=float(events["time_s"].max()))
     table["load"] = load
     people.write(table, out)
 
@@ -283,9 +293,80 @@ def test_who_took_part(tmp_path: Path) -> None:
     assert "0 silo 0 edge-gateway" in text
     assert "sorted: 0.7000 on average, 0.5105 for the worst tenth" in text
     assert "Load alarm: 2 clients are above 0.25" in text
-    assert "0 (0.90), 1 (0.90)." in text
+    assert "silo 0 (0.9), silo 1 (0.9)." in text
     (tmp_path / "experiment.yaml").write_text("name: worn\nguards: {load: {most: 0.95}}\n")
     assert "Load alarm" not in page(tmp_path).text
+
+
+def test_the_alarm_is_readable(tmp_path: Path) -> None:
+    """A client without a name is called one, and a small load is no zero."""
+    synthetic(tmp_path, clients=3, updates=30)
+    fared(tmp_path, 3)
+    table = pd.read_parquet(tmp_path / people.FILE).assign(name=["0", "1", "2"], load=0.00042)
+    table.to_parquet(tmp_path / people.FILE, index=False)
+    (tmp_path / "experiment.yaml").write_text("name: worn\nguards: {load: {most: 0.0001}}\n")
+    text = page(tmp_path).text
+    assert "client 0 (0.00042), client 1 (0.00042), client 2 (0.00042)." in text
+    assert "0.000420" in text
+
+
+ABOUT = """
+name: known
+seed: 3
+data: {source: digits, partition: {kind: dirichlet}}
+model: {kind: mlp}
+fleet: {clients: 12}
+method:
+  training: {kind: sgd}
+  uplink: {kind: top-k}
+  correction: {kind: none}
+  pruning: {kind: fedmap}
+  aggregation: {kind: fedbuff}
+"""
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        (ABOUT, "data digits, dirichlet · model mlp · method fedbuff, sgd, fedmap, top-k uplink"),
+        (ABOUT, "top-k uplink · 12 clients · seed 3 Accuracy over"),
+        ("name: less\nseed: 0\nfleet: {clients: 1}\nmethod: 3\n", "less 1 client · seed 0 Acc"),
+        ("name: [\n", "Accuracy over"),
+        ("- 1\n", "Accuracy over"),
+    ],
+)
+def test_the_title_says_what_ran(tmp_path: Path, experiment: str, expected: str) -> None:
+    """Data, model, method, fleet and seed stand below it, as far as the file tells them."""
+    (tmp_path / "experiment.yaml").write_text(experiment)
+    assert expected in page(tmp_path).text
+
+
+def test_pictures_scale_with_the_page(tmp_path: Path) -> None:
+    """Each has a view box and no width of its own, so that a narrow page cuts none off."""
+    synthetic(tmp_path, clients=5, updates=60)
+    whole = write_report(tmp_path).read_text()
+    for picture in re.findall(r"<svg[^>]*>", whole):
+        assert "viewBox" in picture
+        assert not re.search(r'\s(width|height)="', picture)
+    rules = re.findall(r"figure svg \{(.*?)\}", whole)
+    assert "max-width: 100%" in rules[0]
+    assert not any("min-width" in rule for rule in rules)
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [
+        ([0, 1], "2 updates were taken: median 0.500, mean 0.500, at most 1 version late."),
+        ([2], "1 update was taken: median 2, mean 2, at most 2 versions late."),
+    ],
+)
+def test_one_is_no_plural(tmp_path: Path, late: list[int], expected: str) -> None:
+    """A version and an update stand alone where there is but one."""
+    log = Log(tmp_path, "events", EVENTS_SCHEMA)
+    for number, versions in enumerate(late):
+        log.append("committed", time_s=1.0, client=0, number=number, version=1, staleness=versions)
+    log.merge()
+    assert expected in page(tmp_path).text
 
 
 @pytest.mark.parametrize("clients", [1, 100_000])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,10 @@ class Clients:
     def is_idle(self, client: int) -> bool:
         self.asked += 1
         return client in self.who
+
+    def askable(self) -> npt.NDArray[np.bool_]:
+        self.asked += self.size
+        return np.isin(np.arange(self.size), list(self.who))
 
 
 def test_every_member_has_a_sample() -> None:

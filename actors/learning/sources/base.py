@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 from pydantic import PositiveInt
 
+from actors.learning.blame import blame
 from actors.learning.examples import DataSet, DataShape
 from actors.learning.natural import Natural
 from actors.learning.partition import Iid, Partition
@@ -41,6 +43,10 @@ class DataSettings(Settings):
     def find(self) -> None:
         """Raise an `ExperimentError` if the data is not there: what, where, and the way out."""
 
+    def where(self) -> str:
+        """Return the setting that leads to the data, in dotted form."""
+        return "data.source"
+
     def shape(self) -> DataShape:
         """Return the shape of what `load` returns.
 
@@ -52,7 +58,8 @@ class DataSettings(Settings):
             Sources that come with a package are not read, nor more than headers of images. A table
             and a user's own source are.
         """
-        whole = self.whole_shape()
+        with self._blamed():
+            whole = self.whole_shape()
         return dataclasses.replace(whole, train=self._used(whole.train))
 
     def load(self) -> DataSet:
@@ -61,7 +68,8 @@ class DataSettings(Settings):
         Raises:
             ExperimentError: If it is not there, is damaged, or does not fit together.
         """
-        data = self.read()
+        with self._blamed():
+            data = self.read()
         used = self._used(len(data.y_train))
         if used == len(data.y_train):
             return data
@@ -72,9 +80,34 @@ class DataSettings(Settings):
     def missing(self) -> str | None:
         """Return None if the data is there, else what was looked for, where, and the way out."""
         try:
-            self.find()
+            with self._blamed():
+                self.find()
         except ExperimentError as error:
             return str(error)
+        return None
+
+    def trouble(self) -> tuple[str, str] | None:
+        """Return the setting at fault and what is wrong with it; None if all is well.
+
+        All is well if the data is there, is what it should be as far as `shape` looks, has as many
+        examples as are asked for, and says what the partition needs to know.
+
+        Cost:
+            That of `shape`; of `load` where a natural partition uses `train_examples`.
+        """
+        setting = self.where()
+        try:
+            with self._blamed():
+                self.find()
+                whole = self.whole_shape()
+            setting = "data.train_examples"
+            used = dataclasses.replace(whole, train=self._used(whole.train))
+            setting = "data.partition"
+            self.partition.most(used)
+            setting = self.where()
+            self._count_clients()
+        except ExperimentError as error:
+            return setting, str(error)
         return None
 
     def natural_clients(self) -> int | None:
@@ -85,12 +118,22 @@ class DataSettings(Settings):
         if not isinstance(self.partition, Natural) or self.missing() is not None:
             return None
         try:
-            if self.train_examples is None:
-                return self.shape().clients
-            owners = self.load().clients_train
+            return self._count_clients()
         except ExperimentError:
             return None
+
+    def _count_clients(self) -> int | None:
+        """Count the clients of a natural partition that have one of the examples that are used."""
+        if not isinstance(self.partition, Natural):
+            return None
+        if self.train_examples is None:
+            return self.shape().clients
+        owners = self.load().clients_train
         return None if owners is None else len(set(owners.tolist()))
+
+    def _blamed(self) -> AbstractContextManager[None]:
+        """Return what says where a user's own source raised; ours raise what they mean."""
+        return blame(self.source) if ":" in self.source else nullcontext()
 
     def _used(self, train: int) -> int:
         """Return how many of `train` examples are used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Final, Literal, NamedTuple
 
@@ -20,11 +21,20 @@ _PIXELS: Final = 3 * 32 * 32
 
 
 class _Version(NamedTuple):
-    """One of the two forms in which a data set is given away."""
+    """One of the two forms in which a data set is given away.
+
+    Attributes:
+        folder: Where it lies when it is unpacked.
+        train: Files of the training split.
+        test: File of the test split.
+        names: File of the classes' names.
+        binary: Records of labels and pixels; else pickles.
+    """
 
     folder: str
     train: tuple[str, ...]
     test: str
+    names: str
     binary: bool
 
 
@@ -39,17 +49,24 @@ class _Cifar(DataSettings):
     _classes: ClassVar[int]
     _label_bytes: ClassVar[int]
     _label_name: ClassVar[str]
+    _sizes: ClassVar[tuple[int, int]]
+    """Images in a whole file of the training split, and in that of the test split."""
     _versions: ClassVar[tuple[_Version, _Version]]
 
     def whole_shape(self) -> DataShape:
-        """Return what the sizes of binary files say; the python version is read."""
+        """Look at the sizes of binary files; the python version is read."""
         folder, version = self._look()
         if not version.binary:
             return self.read().shape
-        record = self._label_bytes + _PIXELS
-        train = sum((folder / name).stat().st_size // record for name in version.train)
-        test = (folder / version.test).stat().st_size // record
-        return DataShape(train, test, _IMAGE, self._classes)
+        train, test = self._sizes
+        for name, images in self._files(version):
+            self._check_size(folder / name, (folder / name).stat().st_size, images)
+        names = self._names(folder, version)
+        return DataShape(train * len(version.train), test, _IMAGE, self._classes, class_names=names)
+
+    def where(self) -> str:
+        """Return the setting that names the folder."""
+        return "data.root"
 
     def find(self) -> None:
         """Look for either version's files."""
@@ -59,11 +76,26 @@ class _Cifar(DataSettings):
         """Read all files of the version that is there."""
         folder, version = self._look()
         read = self._read_binary if version.binary else self._read_python
-        parts = [read(folder / name) for name in version.train]
+        *parts, (x_test, y_test) = (
+            read(folder / name, images) for name, images in self._files(version)
+        )
         x_train = np.concatenate([x for x, _ in parts])
         y_train = np.concatenate([y for _, y in parts])
-        x_test, y_test = read(folder / version.test)
-        return DataSet(x_train, y_train, x_test, y_test, self._classes, *moments(x_train))
+        return DataSet(
+            x_train,
+            y_train,
+            x_test,
+            y_test,
+            self._classes,
+            *moments(x_train),
+            class_names=self._names(folder, version),
+        )
+
+    def _files(self, version: _Version) -> Iterator[tuple[str, int]]:
+        """Yield each file and how many images it must hold, the test split last."""
+        train, test = self._sizes
+        yield from ((name, train) for name in version.train)
+        yield version.test, test
 
     def _look(self) -> tuple[Path, _Version]:
         base = self.root.expanduser()
@@ -73,27 +105,44 @@ class _Cifar(DataSettings):
                     return folder, version
         binary, python = self._versions
         raise ExperimentError(
-            f"data.source {self.source} is the files {', '.join((*binary.train, binary.test))} of "
-            f"the binary version, in {base} or {base / binary.folder}, or {python.train[0]} and so "
-            f"on of the python version, there or in {base / python.folder}; not all of them are "
-            "there. Download and unpack it from https://www.cs.toronto.edu/~kriz/cifar.html, and "
-            "set data.root to its folder."
+            f"data.root must hold {self.source}: the files "
+            f"{', '.join((*binary.train, binary.test))} of the binary version, in {base} or "
+            f"{base / binary.folder}, or {', '.join((*python.train, python.test))} of the python "
+            f"version, there or in {base / python.folder}; not all of them are there. Download "
+            "and unpack it from https://www.cs.toronto.edu/~kriz/cifar.html, and set data.root to "
+            "its folder."
         )
 
-    def _read_binary(self, file: Path) -> tuple[npt.NDArray[np.uint8], Labels]:
+    def _names(self, folder: Path, version: _Version) -> tuple[str, ...]:
+        """Read the classes' names; () if their file is not there or names others."""
+        file = folder / version.names
+        if not file.is_file():
+            return ()
+        if version.binary:
+            names = file.read_text(encoding="utf-8", errors="replace").split()
+        else:
+            listed = read_arrays(file).get(self._label_name.removesuffix("s") + "_names", ())
+            names = [n.decode("latin1") if isinstance(n, bytes) else str(n) for n in listed]
+        return tuple(names) if len(names) == self._classes else ()
+
+    def _check_size(self, file: Path, size: int, images: int) -> None:
+        """Refuse a binary file that is not whole."""
+        record = self._label_bytes + _PIXELS
+        if size != images * record:
+            raise ExperimentError(
+                f"{file} is damaged: it must hold {images:,} images of {record:,} bytes, "
+                f"{images * record:,} in all, and has {size:,}. Download it again."
+            )
+
+    def _read_binary(self, file: Path, images: int) -> tuple[npt.NDArray[np.uint8], Labels]:
         """Read records of labels and pixels; the last label is the fine one."""
         content = np.fromfile(file, dtype=np.uint8)
-        record = self._label_bytes + _PIXELS
-        if not content.size or content.size % record:
-            raise ExperimentError(
-                f"{file} is damaged: {content.size} bytes are no multiple of {record}. "
-                "Download it again."
-            )
-        rows = content.reshape(-1, record)
+        self._check_size(file, content.size, images)
+        rows = content.reshape(images, -1)
         labels = rows[:, self._label_bytes - 1].astype(np.int64)
         return rows[:, self._label_bytes :].reshape(-1, *_IMAGE), labels
 
-    def _read_python(self, file: Path) -> tuple[npt.NDArray[np.uint8], Labels]:
+    def _read_python(self, file: Path, images: int) -> tuple[npt.NDArray[np.uint8], Labels]:
         """Read a pickled mapping of pixels and labels."""
         found = read_arrays(file)
         x, y = found.get("data"), np.asarray(found.get(self._label_name, ()))
@@ -102,6 +151,11 @@ class _Cifar(DataSettings):
             raise ExperimentError(
                 f"{file} must hold `data`, uint8 of shape (n, {_PIXELS}), and n whole numbers as "
                 f"`{self._label_name}`. Download it again."
+            )
+        if len(x) != images:
+            raise ExperimentError(
+                f"{file} is damaged: it must hold {images:,} images, and has {len(x):,}. "
+                "Download it again."
             )
         return x.reshape(-1, *_IMAGE), y.astype(np.int64)
 
@@ -113,17 +167,20 @@ class Cifar10(_Cifar):
     _classes = 10
     _label_bytes = 1
     _label_name = "labels"
+    _sizes = (10_000, 10_000)
     _versions = (
         _Version(
             "cifar-10-batches-bin",
             tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
             "test_batch.bin",
+            "batches.meta.txt",
             binary=True,
         ),
         _Version(
             "cifar-10-batches-py",
             tuple(f"data_batch_{i}" for i in range(1, 6)),
             "test_batch",
+            "batches.meta",
             binary=False,
         ),
     )
@@ -136,7 +193,10 @@ class Cifar100(_Cifar):
     _classes = 100
     _label_bytes = 2
     _label_name = "fine_labels"
+    _sizes = (50_000, 10_000)
     _versions = (
-        _Version("cifar-100-binary", ("train.bin",), "test.bin", binary=True),
-        _Version("cifar-100-python", ("train",), "test", binary=False),
+        _Version(
+            "cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", binary=True
+        ),
+        _Version("cifar-100-python", ("train",), "test", "meta", binary=False),
     )

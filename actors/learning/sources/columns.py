@@ -5,6 +5,7 @@ All that is learnt of a column, its moments and its codes, is learnt from the tr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,7 @@ class Form:
         client: Column of the natural clients, or None.
         order: Column that says when a row arose, or None.
         test: How many rows are set aside.
+        class_names: What the classes are called; () for the values of `target`.
     """
 
     source: str
@@ -47,6 +49,7 @@ class Form:
     client: str | None
     order: str | None
     test: int
+    class_names: tuple[str, ...] = ()
 
 
 def to_data_set(table: pd.DataFrame, form: Form) -> DataSet:
@@ -57,7 +60,8 @@ def to_data_set(table: pd.DataFrame, form: Form) -> DataSet:
     Raises:
         ExperimentError: If the columns do not make a data set.
     """
-    labels, classes = _labels(table[form.target], form.target)
+    labels, values = _labels(table[form.target], form.target)
+    classes = len(values)
     owners, names = (None, ()) if form.client is None else _owners(table[form.client])
     groups = labels if owners is None else owners * classes + labels
     groups = np.unique(groups, return_inverse=True)[1]
@@ -72,13 +76,14 @@ def to_data_set(table: pd.DataFrame, form: Form) -> DataSet:
     columns: list[npt.NDArray[np.float32]] = []
     codes: list[int] = []
     for name in form.categories:
-        values, count = encode(table[name], train)
-        columns.append(values)
+        found, count = encode(table[name], train)
+        columns.append(found)
         codes.append(count)
     for name in form.numbers:
-        found = standardise(table[name].to_numpy(dtype=np.float64, na_value=np.nan), train, name)
-        columns += found
-        codes += [0] * len(found)
+        numbers = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        scaled = standardise(numbers, train, name)
+        columns += scaled
+        codes += [0] * len(scaled)
     x = np.stack(columns, axis=1)
     order = None if form.order is None else _times(table[form.order], form.order)
     return DataSet(
@@ -92,6 +97,7 @@ def to_data_set(table: pd.DataFrame, form: Form) -> DataSet:
         clients_test=None if owners is None else owners[test],
         client_names=names,
         order_train=None if order is None else order[train],
+        class_names=form.class_names or values,
     )
 
 
@@ -147,38 +153,50 @@ def _factors(values: pd.Series[Any]) -> tuple[Labels, list[str]]:
     return numbers.astype(np.int64), [str(one) for one in different]
 
 
-def _labels(values: pd.Series[Any], name: str) -> tuple[Labels, int]:
+def _labels(values: pd.Series[Any], name: str) -> tuple[Labels, tuple[str, ...]]:
+    """Number the classes; return the label of each row, and the classes' names."""
     labels, different = _factors(values)
-    missing = int((labels < 0).sum())
-    if missing:
-        raise ExperimentError(
-            f"{missing} of {len(labels)} rows have no value in the target {name}. Drop these rows."
-        )
+    _check_known(labels < 0, f"target {name}")
     if not 2 <= len(different) <= MOST_CLASSES:
         raise ExperimentError(
             f"the target {name} must have 2 to {MOST_CLASSES} different values, each a class, got "
             f"{len(different)}. Take another column, or put its values into a few bins."
         )
-    return labels, len(different)
+    if 2 < len(different) > len(labels) / 2:
+        raise ExperimentError(
+            f"the target {name} must have a few different values, each a class of several rows, "
+            f"got {len(different)} in {len(labels)} rows: it looks continuous. Put its values into "
+            "a few bins, or take another column."
+        )
+    return labels, tuple(different)
 
 
 def _owners(values: pd.Series[Any]) -> tuple[Labels, tuple[str, ...]]:
+    """Number the clients; return the client of each row, and the clients' names."""
     owners, names = _factors(values)
-    if (owners < 0).any():
-        raise ExperimentError(
-            f"{int((owners < 0).sum())} of {len(owners)} rows have no value in the client column "
-            f"{values.name}. Drop these rows."
-        )
+    _check_known(owners < 0, f"client column {values.name}")
     return owners, tuple(names)
+
+
+def _check_known(missing: npt.NDArray[np.bool_], column: str) -> None:
+    """Refuse rows that lack what every row must have."""
+    if missing.any():
+        raise ExperimentError(
+            f"{int(missing.sum())} of {len(missing)} rows have no value in the {column}; the first "
+            f"is row {int(missing.argmax()) + 1} below the header. Drop or complete these rows."
+        )
 
 
 def _times(values: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
     """Return numbers, or dates as seconds, as floats."""
     import pandas as pd  # noqa: PLC0415  validating needs no pandas
 
+    _check_known(values.isna().to_numpy(dtype=np.bool_), f"order column {name}")
     try:
         if not pd.api.types.is_numeric_dtype(values):
-            since = pd.to_datetime(values) - pd.Timestamp(0)
+            with warnings.catch_warnings():  # that dates have no common form, which is no mistake
+                warnings.simplefilter("ignore", UserWarning)
+                since = pd.to_datetime(values) - pd.Timestamp(0)
             values = since.dt.total_seconds()
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:

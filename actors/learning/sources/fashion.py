@@ -20,7 +20,11 @@ from policies.types import ExperimentError
 
 DEBIAN_FASHION_MNIST: Final = Path("/usr/share/datasets/fashion-mnist")
 """Where the package dataset-fashion-mnist puts it."""
-_SHAPE: Final = DataShape(60_000, 10_000, (1, 28, 28), 10)
+_NAMES: Final = (
+    "T-shirt or top", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag",
+    "ankle boot",
+)  # fmt: skip
+_SHAPE: Final = DataShape(60_000, 10_000, (1, 28, 28), 10, class_names=_NAMES)
 _MOMENTS: Final = (0.286041, 0.353024)
 """Mean and standard deviation over the whole training split."""
 _IDX_FILES: Final = (
@@ -47,7 +51,11 @@ class FashionMnist(DataSettings):
         if self.root is None:
             return _SHAPE
         (train, *image), _, (test, *_), _ = (idx_sizes(f) for f in idx_files(self.root))
-        return DataShape(train, test, (1, *image), _SHAPE.classes)
+        return DataShape(train, test, (1, *image), _SHAPE.classes, class_names=_NAMES)
+
+    def where(self) -> str:
+        """Return the setting that names the folder, if one does."""
+        return "data.source" if self.root is None else "data.root"
 
     def find(self) -> None:
         """Look for the four files."""
@@ -63,6 +71,7 @@ class FashionMnist(DataSettings):
             y_test.astype(np.int64),
             _SHAPE.classes,
             *_MOMENTS,
+            class_names=_NAMES,
         )
 
 

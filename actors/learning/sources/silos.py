@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from actors.learning.blame import blame
 from actors.learning.examples import DataSet, DataShape
 from actors.learning.sources.base import DataSettings
 from actors.learning.sources.own import importable, of_mapping
@@ -81,6 +82,10 @@ class Silos(DataSettings):
         """Return how many silos there are."""
         return len(self.clients)
 
+    def where(self) -> str:
+        """Return the setting that names the function."""
+        return "data.call"
+
     def find(self) -> None:
         """See whether the function can be imported here."""
         own_function(self.call)
@@ -93,24 +98,34 @@ class Silos(DataSettings):
         """Load the examples of a client; to be called where they are.
 
         Raises:
-            ExperimentError: If they are not what the file says.
+            ExperimentError: If the function raises, or they are not what the file says; names the
+                silo.
         """
-        given = own_function(self.call)(name)
+        call = f"{self.call}({name!r})"
+        try:
+            with blame(self.call, called=call):
+                given = own_function(self.call)(name)
+            return self._taken(given, call)
+        except ExperimentError as error:
+            raise ExperimentError(f"silo {name}: {error}") from error
+
+    def _taken(self, given: Any, call: str) -> DataSet:
+        """Turn what `call` returned into a data set that looks as the file says."""
         if isinstance(given, Mapping):
             told = ("classes", "mean", "std", "categories", "vocabulary")
             known = {name: getattr(self, name) for name in told}
-            given = of_mapping({**known, **given}, f"{self.call}({name!r})")
+            given = of_mapping({**known, **given}, call)
         if not isinstance(given, DataSet):
             raise ExperimentError(
-                f"{self.call}({name!r}) must return a mapping with x_train, y_train, x_test and "
-                f"y_test, got {type(given).__name__}."
+                f"{call} must return a mapping with x_train, y_train, x_test and y_test, got "
+                f"{type(given).__name__}."
             )
         found = given.shape
         for what in ("input", "classes", "categories", "vocabulary"):
             wanted, got = getattr(self.whole_shape(), what), getattr(found, what)
             if wanted != got:
                 raise ExperimentError(
-                    f"{self.call}({name!r}) returned {what} {got}, and data.{what} says {wanted}. "
+                    f"{call} returned {what} {got}, and data.{what} says {wanted}. "
                     "All silos must look alike: change one of the two."
                 )
         return given

@@ -9,12 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from actors.learning.examples import DataSet, DataShape
 from actors.learning.sources.base import DataSettings
 from actors.learning.sources.columns import Form, to_data_set
 from actors.learning.sources.places import locate
+from actors.learning.sources.tabular_files import read_table
 from policies.types import ExperimentError
 
 if TYPE_CHECKING:
@@ -47,10 +49,26 @@ class Table(DataSettings):
     ignore: tuple[str, ...] = ()
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
+    @field_validator("client", "order")
+    @classmethod
+    def _is_not_the_target(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is not None and name == info.data.get("target"):
+            raise PydanticCustomError(
+                "target",
+                "must be another column than data.target, got {name} for both: whoever knows it "
+                "knows the class. Name another column, or leave it out.",
+                {"name": name},
+            )
+        return name
+
     def whole_shape(self) -> DataShape:
         """Read the table, unless it was read before and has not changed."""
         file = self._path()
         return _shape_of(self, file, file.stat().st_mtime_ns)
+
+    def where(self) -> str:
+        """Return the setting that names the file."""
+        return "data.path"
 
     def find(self) -> None:
         """Look for the file."""
@@ -58,7 +76,7 @@ class Table(DataSettings):
 
     def read(self) -> DataSet:
         """Read the table and set the test split aside."""
-        table = _read(self._path())
+        table = read_table(self._path())
         named = [self.target, *filter(None, (self.client, self.order))]
         _check_names([*named, *self.categorical, *self.ignore], table.columns, self._path())
         inputs = [c for c in table.columns if c not in {*named, *self.ignore}]
@@ -94,21 +112,6 @@ def _shape_of(settings: Table, file: Path, changed_ns: int) -> DataShape:
     """Read a table once for all checks of an experiment file."""
     del file, changed_ns
     return settings.read().shape
-
-
-def _read(file: Path) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415  validating needs no pandas
-
-    name = file.name.lower()
-    if not name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise ExperimentError(f"data.path must end in .csv, .csv.gz or .parquet, got {file.name}.")
-    try:
-        table = pd.read_parquet(file) if name.endswith(".parquet") else pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise ExperimentError(f"{file} cannot be read as a table: {error}") from error
-    if table.empty:
-        raise ExperimentError(f"{file} has no rows.")
-    return table.rename(columns=str)
 
 
 def _holds_numbers(values: pd.Series[float]) -> bool:

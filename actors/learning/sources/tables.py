@@ -62,6 +62,7 @@ class _PackagedTable(DataSettings):
             self._client,
             self._order,
             self._shape.test,
+            self._shape.class_names,
         )
         return to_data_set(table, form)
 
@@ -102,6 +103,7 @@ class Flights(_PackagedTable):
         categories=(13, 8, 20, 4, 104, 0, 0, 0, 0),
         clients=16,
         ordered=True,
+        class_names=("on time", "late"),
     )
     _client = "carrier"
     _order = "day"
@@ -142,7 +144,14 @@ class MovieLens(_PackagedTable):
     _item = ("dslabs", "movielens")
     _sha256 = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
     _shape = DataShape(
-        80_004, 20_000, (22,), 2, categories=(3_093, *(0,) * 21), clients=671, ordered=True
+        80_004,
+        20_000,
+        (22,),
+        2,
+        categories=(3_093, *(0,) * 21),
+        clients=671,
+        ordered=True,
+        class_names=("not liked", "liked"),
     )
     _client = "user"
     _order = "time"
@@ -173,7 +182,15 @@ class InstructorRatings(_PackagedTable):
     source: Literal["instructor-ratings"] = "instructor-ratings"
     _item = ("lme4", "InstEval")
     _sha256 = "d9f6555d7e15eeceee211dae29a3a4dbbdfd878600e3d944d2c5563c9d0c598a"
-    _shape = DataShape(58_421, 15_000, (5,), 5, categories=(1_128, 2_866, 5, 7, 3), clients=14)
+    _shape = DataShape(
+        58_421,
+        15_000,
+        (5,),
+        5,
+        categories=(1_128, 2_866, 5, 7, 3),
+        clients=14,
+        class_names=("mark 1", "mark 2", "mark 3", "mark 4", "mark 5"),
+    )
     _client = "department"
     _categories = ("instructor", "student", "study_age", "lecture_age", "service")
     _numbers = ()

@@ -174,7 +174,9 @@ def test_fashion_mnist_is_read_from_a_folder(tmp_path: Path, inside: str, *, gzi
     settings = FashionMnist(root=root)
     assert settings.missing() is None
     data = settings.load()
-    assert settings.shape() == data.shape == DataShape(6, 4, (1, 28, 28), 10)
+    assert settings.shape() == data.shape
+    assert data.shape == DataShape(6, 4, (1, 28, 28), 10, class_names=data.class_names)
+    assert (len(data.class_names), data.class_names[5]) == (10, "sandal")
     assert np.array_equal(data.x_train[:, 0], idx_values("train-images-idx3-ubyte"))
     assert np.array_equal(data.y_test, idx_values("t10k-labels-idx1-ubyte"))
     assert data.x_train.flags.writeable
@@ -286,8 +288,13 @@ def test_an_own_source_may_return_a_data_set(own_source: Callable[[str], str]) -
         ("return {'x_train': 1}", r"got \['x_train'\]"),
         (
             "return dict.fromkeys(['x_train', 'y_train', 'x_test', 'y_test'], np.ones((2, 2)))",
-            "y_train must be integers, got float64",
+            "own_data:make: y_train must be integers, got float64",
         ),
+        (
+            "return dict.fromkeys('x_train y_train x_test y_test std'.split(), [[1], [2, 3]])",
+            "own_data:make: holds a value of the wrong sort: ",
+        ),
+        ("return {1: 2, 'x_train': 3}", r"got \['1', 'x_train'\]"),
     ],
 )
 def test_an_own_source_that_returns_nonsense_is_refused(
@@ -337,6 +344,99 @@ def test_an_own_source_may_bring_clients_times_and_codes(own_source: Callable[[s
     natural = settings_of(path, partition={"kind": "natural"})
     assert natural.natural_clients() == 2
     assert natural.partition.deal(data.rows, 2, 0)[1].tolist() == [0]
+
+
+def test_an_own_source_may_name_its_classes(own_source: Callable[[str], str]) -> None:
+    """The names are part of the shape, and a subset keeps them."""
+    path = own_source(
+        "return {'x_train': np.zeros((2, 2)), 'y_train': np.array([0, 1]), 'x_test': np.zeros((1, 2"
+        ")), 'y_test': np.array([1]), 'class_names': ['ill', 'well']}"
+    )
+    assert settings_of(path).shape().class_names == ("ill", "well")
+    assert settings_of(path, train_examples=1).load().shape.class_names == ("ill", "well")
+
+
+def test_an_own_client_without_a_training_example_is_not_counted(
+    own_source: Callable[[str], str],
+) -> None:
+    """Nobody can be asked who has nothing to train on."""
+    path = own_source(
+        "return {'x_train': np.zeros((2, 2)), 'y_train': np.array([0, 1]), 'x_test': np.zeros((1, 2"
+        ")), 'y_test': np.array([1]), 'clients_train': [0, 1], 'clients_test': [2]}"
+    )
+    natural = settings_of(path, partition={"kind": "natural"})
+    assert natural.natural_clients() == 2
+    assert len(natural.partition.deal(natural.load().rows, 2, 0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return {}['nope']", r"own_data:make raised KeyError: 'nope' \(own_data\.py, line 4\)"),
+        (
+            "return np.zeros((2, 3)) @ np.zeros((2, 3))",
+            r"raised ValueError.*\(own_data\.py, line 4",
+        ),
+        (
+            "raise RuntimeError",
+            r"own_data:make raised RuntimeError \(own_data\.py, line 4\)\. Mend",
+        ),
+    ],
+)
+def test_an_own_source_that_raises_is_one_clear_error(
+    body: str, words: str, own_source: Callable[[str], str]
+) -> None:
+    """What it raised, and the line of the user's file, not of a library's."""
+    settings = settings_of(own_source(body))
+    for ask in (settings.shape, settings.load):
+        with pytest.raises(ExperimentError, match=words):
+            ask()
+    with pytest.raises(ExperimentError, match=r"x\.yaml:2: data\.source: own_data:make raised"):
+        validated("{source: 'own_data:make'}")
+
+
+def test_an_own_source_with_an_argument_is_one_clear_error(
+    own_source: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Where nothing of the user's ran, it is said where the function begins."""
+    path = own_source("return {}")
+    text = (tmp_path / "own_data.py").read_text().replace("make()", "make(folder)")
+    (tmp_path / "own_data.py").write_text(text)
+    sys.modules.pop("own_data", None)
+    with pytest.raises(ExperimentError, match=r"missing 1 .* 'folder' \(own_data\.py, line 3\)"):
+        settings_of(path).load()
+
+
+def test_an_error_of_ours_passes_through_an_own_source(own_source: Callable[[str], str]) -> None:
+    """It says already what is wrong."""
+    path = own_source("from policies.types import ExperimentError; raise ExperimentError('Sleep.')")
+    with pytest.raises(ExperimentError, match=r"^Sleep\.$"):
+        settings_of(path).load()
+
+
+def test_a_class_of_the_users_own_that_raises_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its methods it is."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_broken.py").write_text(
+        "from actors.learning.sources.packaged import Digits\n"
+        "class Broken(Digits):\n"
+        "    source: str = 'own_broken:Broken'\n"
+        "    def read(self):\n"
+        "        return {}['read']\n"
+        "    def find(self):\n"
+        "        return {}['find']\n"
+        "    def whole_shape(self):\n"
+        "        return {}['shape']\n"
+    )
+    settings = settings_of("own_broken:Broken")
+    words = r"own_broken:Broken raised KeyError: '{}' \(own_broken\.py, line {}\)"
+    with pytest.raises(ExperimentError, match=words.format("read", 5)):
+        settings.load()
+    with pytest.raises(ExperimentError, match=words.format("shape", 9)):
+        settings.shape()
+    assert "KeyError: 'find' (own_broken.py, line 7)" in str(settings.missing())
 
 
 def test_an_own_source_may_bring_tokens(own_source: Callable[[str], str]) -> None:
@@ -431,6 +531,7 @@ def test_normalise_does_not_touch_its_input() -> None:
         ({"order_train": np.array([1.0, np.nan])}, "order_train must hold one finite number"),
         ({"std": 0.0}, "std > 0"),
         ({"mean": float("inf")}, "must be finite"),
+        ({"class_names": ("ill",)}, "class_names must hold one name for each of the 2 .* got 1"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -480,6 +581,10 @@ stop: {{versions: 1}}
 """
 
 
+def validated(given: str) -> Experiment:
+    return Document.parse(FILE.format(given=given), "x.yaml").validate(Experiment, CHECKS)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -504,7 +609,7 @@ stop: {{versions: 1}}
 def test_mistakes_are_named_with_their_line(given: str, message: str) -> None:
     """The nearest name, what the source knows, and what the partition needs."""
     with pytest.raises(ExperimentError) as caught:
-        Document.parse(FILE.format(given=given), "x.yaml").validate(Experiment, CHECKS)
+        validated(given)
     assert f"x.yaml:{message}" in str(caught.value)
 
 
@@ -534,3 +639,45 @@ def test_sampled_clients_may_be_more_than_examples() -> None:
     Document.parse(text.format(given=sampled), "x.yaml").validate(Experiment, CHECKS)
     with pytest.raises(ExperimentError, match="must not exceed the 1437 training examples of dig"):
         Document.parse(text.format(given="{source: digits}"), "x").validate(Experiment, CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("partition", "words"),
+    [
+        (
+            "{kind: quantity, min_examples: 500}",
+            "must not exceed the 2 shares of min_examples = 500 training examples of digits, got 4",
+        ),
+        ("{kind: dirichlet, min_examples: 360}", "must not exceed the 3 shares of min_examples"),
+        (
+            "{kind: pathological, classes_per_client: 360}",
+            "must not exceed the 3 shares of classes_per_client = 360 training examples",
+        ),
+    ],
+)
+def test_a_partition_that_the_data_is_too_small_for_is_refused(partition: str, words: str) -> None:
+    """When the file is read, as the run would; one example less for each client is enough."""
+    with pytest.raises(ExperimentError, match=rf"x\.yaml:4: fleet\.clients {words}"):
+        validated(f"{{source: digits, partition: {partition}}}")
+    fits = partition.replace("500", "359").replace("360", "359")
+    experiment = validated(f"{{source: digits, partition: {fits}}}")
+    assert len(experiment.data.partition.deal(experiment.data.load().rows, 4, 0)) == 4
+
+
+def test_trouble_is_blamed_on_the_setting_that_makes_it(tmp_path: Path) -> None:
+    """The folder, the number of examples, or the partition; nothing where all is well."""
+    gone = tmp_path / "gone"
+    assert Digits().trouble() is None
+    assert settings_of("cifar10", root=gone, train_examples=1).trouble() is not None
+    for source, more, setting, words in (
+        ("cifar10", {"root": gone, "train_examples": 1}, "data.root", "must hold cifar10"),
+        ("tiny-imagenet", {"root": gone}, "data.root", "must hold tiny-imagenet"),
+        ("fashion-mnist", {"root": gone}, "data.root", "not all of them are there"),
+        ("folder", {"path": gone}, "data.path", "and is no folder. Write where"),
+        ("table", {"path": gone, "target": "y"}, "data.path", "and is no file. Write where"),
+        ("digits", {"train_examples": 2000}, "data.train_examples", "must not exceed the 1437"),
+        ("digits", {"partition": {"kind": "natural"}}, "data.partition", "data.client"),
+    ):
+        found = settings_of(source, **more).trouble()
+        assert found is not None
+        assert (found[0], words in found[1]) == (setting, True), found

@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 from actors.learning.data import DataShape
+from actors.learning.sources import images
 from actors.learning.sources.cifar import Cifar10, Cifar100
 from actors.learning.sources.images import Folder, TinyImageNet
 from actors.learning.sources.pickles import read_arrays
 from policies.types import ExperimentError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+SIZES = (Cifar10._sizes, Cifar100._sizes)
 
 
 def pixels(n: int, seed: int) -> Pixels:
@@ -51,6 +53,18 @@ def write_python_100(root: Path) -> None:
             b"data": pixels(2, seed),
         }
         (root / name).write_bytes(pickle.dumps(content, protocol=2))
+
+
+@pytest.fixture(autouse=True)
+def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whole files of CIFAR hold two images."""
+    monkeypatch.setattr(Cifar10, "_sizes", (2, 2))
+    monkeypatch.setattr(Cifar100, "_sizes", (2, 2))
+
+
+def test_whole_files_are_as_large_as_published() -> None:
+    """60,000 images each; the fixture above is for these tests alone."""
+    assert SIZES == ((10_000, 10_000), (50_000, 10_000))
 
 
 @pytest.mark.parametrize(
@@ -102,13 +116,68 @@ def test_missing_cifar_is_one_clear_error(tmp_path: Path, make: type[Cifar10 | C
     assert "set data.root" in missing
 
 
-def test_a_cut_binary_file_is_refused(tmp_path: Path) -> None:
-    """Its size is no whole number of images."""
+@pytest.mark.parametrize("name", ["data_batch_3.bin", "test_batch.bin"])
+@pytest.mark.parametrize("cut", [1, 3073])
+def test_a_cut_binary_file_is_refused(tmp_path: Path, name: str, cut: int) -> None:
+    """In the middle of an image or behind one, when the file is checked and when it is read."""
     write_binary_10(tmp_path)
-    file = tmp_path / "test_batch.bin"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ExperimentError, match=r"test_batch\.bin is damaged: 6145 bytes"):
-        Cifar10(root=tmp_path).load()
+    file = tmp_path / name
+    file.write_bytes(file.read_bytes()[:-cut])
+    settings = Cifar10(root=tmp_path)
+    for ask in (settings.shape, settings.load):
+        with pytest.raises(ExperimentError, match=rf"{name} is damaged: .* and has {6146 - cut:,}"):
+            ask()
+
+
+def test_a_short_pickle_is_refused(tmp_path: Path) -> None:
+    """A file of fewer images is not whole, whatever its form."""
+    write_python_10(tmp_path)
+    content = {b"labels": [1], b"data": pixels(1, 0)}
+    (tmp_path / "data_batch_2").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(ExperimentError, match=r"data_batch_2 is damaged: it must hold 2 .* has 1"):
+        Cifar10(root=tmp_path).shape()
+
+
+@pytest.mark.parametrize(
+    ("make", "write", "file", "key"),
+    [
+        (Cifar10, write_binary_10, "batches.meta.txt", ""),
+        (Cifar10, write_python_10, "batches.meta", "label_names"),
+        (Cifar100, write_binary_100, "fine_label_names.txt", ""),
+        (Cifar100, write_python_100, "meta", "fine_label_names"),
+    ],
+)
+def test_the_classes_of_cifar_have_names(
+    tmp_path: Path,
+    make: type[Cifar10 | Cifar100],
+    write: Callable[[Path], None],
+    file: str,
+    key: str,
+) -> None:
+    """Those of the file beside the images; none if it lacks some."""
+    write(tmp_path)
+    count = make._classes
+    for names, expected in (
+        ([f"thing{i}" for i in range(count)], tuple(f"thing{i}" for i in range(count))),
+        (["one"], ()),
+    ):
+        content = "\n".join([*names, "", ""]).encode()
+        if key:
+            found = {key.encode(): [name.encode() for name in names]}
+            content = pickle.dumps(found, protocol=2)
+        (tmp_path / file).write_bytes(content)
+        assert make(root=tmp_path).shape().class_names == expected
+        assert make(root=tmp_path).load().class_names == expected
+
+
+def test_an_evil_pickle_is_blamed_on_its_folder(tmp_path: Path) -> None:
+    """However many of its examples are asked for."""
+    write_python_10(tmp_path)
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps(_Evil(os.getcwd), protocol=2))
+    found = Cifar10(root=tmp_path, train_examples=5).trouble()
+    assert found is not None
+    assert found[0] == "data.root"
+    assert "which no array needs" in found[1]
 
 
 @pytest.mark.parametrize("protocol", range(5))
@@ -201,7 +270,8 @@ def test_a_folder_with_two_splits(tmp_path: Path) -> None:
     (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
     settings = Folder(path=tmp_path, size=4)
     data = settings.load()
-    assert settings.shape() == data.shape == DataShape(3, 1, (3, 4, 4), 2)
+    assert settings.shape() == data.shape
+    assert data.shape == DataShape(3, 1, (3, 4, 4), 2, class_names=("a", "b"))
     assert data.y_train.tolist() == [0, 0, 1]
     assert data.y_test.tolist() == [1]
     colours = data.x_train[:, :, 0, 0].tolist()
@@ -215,7 +285,8 @@ def test_a_folder_with_one_split_is_split(tmp_path: Path) -> None:
             save(tmp_path / name / f"{i}.png", (i, 2 * i, 3 * i))
     settings = Folder(path=tmp_path, size=2, test_share=0.5)
     data = settings.load()
-    assert settings.shape() == data.shape == DataShape(4, 4, (3, 2, 2), 2)
+    assert settings.shape() == data.shape
+    assert data.shape == DataShape(4, 4, (3, 2, 2), 2, class_names=("cat", "dog"))
     assert np.bincount(data.y_test).tolist() == [2, 2]
     assert np.array_equal(settings.load().x_test, data.x_test)
 
@@ -241,18 +312,53 @@ def test_a_folder_without_classes_is_refused(
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
-    """The first one that cannot be opened."""
+    """When the folder is checked, and when it is read."""
     for name in ("a", "b"):
         save(tmp_path / name / "1.png", (0, 0, 0))
         save(tmp_path / name / "2.png", (0, 0, 0))
+    settings = Folder(path=tmp_path)
+    assert settings.trouble() is None
     (tmp_path / "a" / "1.png").write_bytes(b"no image")
-    with pytest.raises(ExperimentError, match=r"a/1\.png cannot be read as an image"):
-        Folder(path=tmp_path).load()
+    for ask in (settings.shape, settings.load):
+        with pytest.raises(ExperimentError, match=r"a/1\.png must be an image.*Replace it or take"):
+            ask()
+
+
+def test_an_image_that_is_cut_is_named_when_it_is_read(tmp_path: Path) -> None:
+    """Its header is whole, so that no check sees it."""
+    for name in ("a", "b"):
+        for number in range(3):
+            save(tmp_path / name / f"{number}.png", (number, 0, 0), size=64)
+    file = tmp_path / "b" / "1.png"
+    file.write_bytes(file.read_bytes()[:50])
+    settings = Folder(path=tmp_path)
+    assert settings.trouble() is None
+    with pytest.raises(ExperimentError, match=r"b/1\.png must be an image.*Replace it or take it"):
+        settings.load()
+
+
+def test_of_many_images_the_first_of_every_class_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every so many of the others."""
+    for name in ("a", "b", "c"):
+        for number in range(10):
+            save(tmp_path / "train" / name / f"{number}.png", (0, 0, 0))
+        save(tmp_path / "test" / name / "0.png", (0, 0, 0))
+    monkeypatch.setattr(images, "MOST_HEADERS", 5)
+    seen: list[str] = []
+    monkeypatch.setattr(
+        images, "_look", lambda file, _: seen.append(f"{file.parent.name}{file.stem}")
+    )
+    Folder(path=tmp_path).shape()
+    assert seen[:-3] == ["a0", "a6", "b0", "b2", "b8", "c0", "c4"]
+    assert seen[-3:] == ["a0", "b0", "c0"]
 
 
 def write_tiny(root: Path) -> None:
     (root / "val").mkdir(parents=True)
     (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "words.txt").write_text("n09\ttree\nn02\tgoldfish, Carassius auratus\n")
     save(root / "train" / "n02" / "images" / "n02_0.JPEG", (200, 0, 0), 64)
     save(root / "train" / "n01" / "images" / "n01_0.JPEG", (90, 90, 90), 64, "L")
     save(root / "train" / "n01" / "images" / "n01_1.JPEG", (0, 0, 200), 64)
@@ -266,7 +372,8 @@ def test_tiny_imagenet_is_read(tmp_path: Path, inside: str) -> None:
     write_tiny(tmp_path / inside)
     settings = TinyImageNet(root=tmp_path)
     data = settings.load()
-    assert settings.shape() == data.shape == DataShape(3, 1, (3, 64, 64), 2)
+    assert settings.shape() == data.shape
+    assert data.shape == DataShape(3, 1, (3, 64, 64), 2, class_names=("goldfish", "n01"))
     assert data.y_train.tolist() == [0, 1, 1]
     assert data.y_test.tolist() == [1]
     red, green, _ = data.x_train[0].mean(axis=(1, 2))

