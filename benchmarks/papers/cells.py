@@ -43,6 +43,8 @@ CLIENTS, EXAMPLES = 100, 10_000
 CNN: Final = {"kind": "cnn", "channels": [16, 32], "kernel": 5, "hidden": 128}
 RESNET8: Final = {"kind": "resnet", "depth": 8, "norm": "group"}
 MODELS: Final = {"cnn": CNN, "resnet8": RESNET8}
+SLACK: Final = 0.5
+"""Points of accuracy that a smaller rate may be behind."""
 TUNING_SEED: Final = 100
 """Rates are chosen on a seed that no table shows."""
 
@@ -285,14 +287,28 @@ class Book:
 
     def best(self, candidates: dict[T, Cell]) -> T | None:
         """Return the candidate of the largest tail accuracy once all have run."""
+        scores = self._scores(candidates)
+        return max(scores, key=scores.__getitem__) if scores else None
+
+    def steady(self, candidates: dict[float, Cell]) -> float | None:
+        """Return the smallest candidate within `SLACK` of the best once all have run.
+
+        The largest rate that goes well on one seed may diverge on another.
+        """
+        scores = self._scores(candidates)
+        least = max(scores.values(), default=0.0) - SLACK
+        return min((value for value, score in scores.items() if score >= least), default=None)
+
+    def _scores(self, candidates: dict[T, Cell]) -> dict[T, float]:
+        """Return the tail accuracies of those that went well; nothing before all have run."""
         scores: dict[T, float] = {}
         for value, cell in candidates.items():
             record = self.find(cell)
             if record is None:
-                return None
+                return {}
             if not record["failed"]:
                 scores[value] = tail(record)
-        return max(scores, key=scores.__getitem__) if scores else None
+        return scores
 
 
 def tail(record: Record) -> float:
