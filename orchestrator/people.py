@@ -36,9 +36,7 @@ def ended(events: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def table(
-    events: pd.DataFrame, about: Mapping[str, Any], *, span_s: float
-) -> pd.DataFrame:
+def table(events: pd.DataFrame, about: Mapping[str, Any], *, span_s: float) -> pd.DataFrame:
     """Return one row a client, by its number.
 
     Args:
