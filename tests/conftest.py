@@ -167,6 +167,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     command = [
         str(ray), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={free_port()}",  # another Ray may be here
         "--node-ip-address=127.0.0.1", "--disable-usage-stats",
     ]  # fmt: skip
     log = (tmp_path_factory.mktemp("ray-head") / "log").open("w+", encoding="utf-8")

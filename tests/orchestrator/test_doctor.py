@@ -301,11 +301,11 @@ def test_nodes_are_asked(small: Any, head: Any, tmp_path: Path) -> None:
     assert "is as this machine" in node.text
     (fleet,) = [one for one in found if one.topic == "fleet"]
     assert fleet.text.startswith("hosting: dedicated, 6 client actors")
-    path.write_text(path.read_text().replace("clients: 6", "clients: 60"))
+    path.write_text(path.read_text().replace("clients: 6", "clients: 24"))
     found = examine(path, address=head.address, uri=None)
     (fleet,) = [one for one in found if one.topic == "fleet"]
     assert fleet.level == "trouble"
-    assert "60 client actors ask for 0.1 CPU each, and 40 of them find no room" in fleet.text
+    assert "24 client actors ask for 0.1 CPU each, and 4 of them find no room" in fleet.text
 
 
 @pytest.mark.ray
