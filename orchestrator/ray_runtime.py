@@ -54,7 +54,7 @@ LOST_ACTOR = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Task:
     """A job with what its tries have come to."""
 
@@ -83,6 +83,7 @@ class _Worker:
     """A client actor, with what it has to do.
 
     Attributes:
+        train: The actor's method, with three returns.
         ready: Answers when the actor has started; None once it has.
         ready_by: When it must have, on the monotonic clock.
         deadline: When the first group must be done.
@@ -92,6 +93,7 @@ class _Worker:
 
     name: str
     actor: Any
+    train: Any
     ready: Any
     ready_by: float
     tasks: list[_Task] = field(default_factory=list)
@@ -165,7 +167,8 @@ class RayRuntime:
             actor = shell.options(max_restarts=-1, max_task_retries=0, **options).remote(*arguments)
             name = f"client-{index}" if self._dedicated else f"worker-{index}"
             by = time.monotonic() + limits.start_s + hosting.start_s
-            self._workers.append(_Worker(name, actor, actor.identity.remote(), by))
+            train = actor.train.options(num_returns=3)
+            self._workers.append(_Worker(name, actor, train, actor.identity.remote(), by))
         evaluator: Identity = self._get(
             self._evaluator.identity.remote(), limits.start_s, "the evaluator to start"
         )
@@ -180,6 +183,7 @@ class RayRuntime:
             .options(num_cpus=0, max_restarts=0, max_concurrency=100)
             .remote(settings, list(paths), self._schema, first, limits.server_s)
         )
+        self._commit = self._server.commit.options(num_returns=2)
         server = self._get(self._server.identity.remote(), limits.start_s, "the server to start")
         self._meet(server, "parameter server")
 
@@ -214,8 +218,7 @@ class RayRuntime:
         self, addresses: Sequence[Address], expected: Version
     ) -> tuple[Pending[Receipt], Handle]:
         """Make the next version; clients can be sent its handle at once."""
-        call = self._server.commit.options(num_returns=2)
-        receipt, message = call.remote(list(addresses), expected)
+        receipt, message = self._commit.remote(list(addresses), expected)
         return self._pending(receipt, f"version {expected.number + 1}"), message
 
     def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
@@ -318,9 +321,9 @@ class RayRuntime:
 
     # ------------------------------------------------------------ turning the wheel
 
-    def _turn(self, wanted: Any, timeout_s: float) -> None:
+    def _turn(self, wanted: Any, timeout_s: float, task: _Task | None = None) -> None:
         """Send what waits, then wait for `wanted`, a group, or an actor to be there."""
-        self._send()
+        self._send(task)
         watched = [w.groups[0].admissions for w in self._workers if w.groups]
         watched += [w.ready for w in self._workers if w.ready is not None]
         if wanted is not None:
@@ -332,7 +335,7 @@ class RayRuntime:
         if ready:
             ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0, fetch_local=False)
             self._take(set(ready))
-            self._send()
+            self._send(task)
         self._overdue()  # after what is finished was taken: a run that was held is not late
 
     def _take(self, ready: set[Any]) -> None:
@@ -377,8 +380,12 @@ class RayRuntime:
             return self._workers[task.job.assignment.address.client].tasks
         return self._shared
 
-    def _send(self) -> None:
-        """Give every worker one group to train, and one to go on with."""
+    def _send(self, wanted: _Task | None = None) -> None:
+        """Give every worker one group to train, and one to go on with.
+
+        What is to wait behind another group waits here until it is a group of full size: calls
+        cost more than training a small network does. What is `wanted` now waits for nobody.
+        """
         if self._dedicated:
             for worker in self._workers:
                 while worker.tasks and worker.ready is None and len(worker.groups) < 2:
@@ -390,9 +397,11 @@ class RayRuntime:
                     self._send_group(worker, [heapq.heappop(worker.tasks)])
             for worker in self._workers:
                 if self._shared and worker.ready is None and len(worker.groups) == depth:
-                    count = min(self._group_size(), len(self._shared))
-                    tasks = [heapq.heappop(self._shared) for _ in range(count)]
-                    self._send_group(worker, tasks)
+                    size, hurry = self._group_size(), depth == 0 or wanted in self._shared
+                    if hurry or len(self._shared) >= size:
+                        count = min(size, len(self._shared))
+                        tasks = [heapq.heappop(self._shared) for _ in range(count)]
+                        self._send_group(worker, tasks)
 
     def _group_size(self) -> int:
         """Return how many tasks go together: all there is makes two groups a worker."""
@@ -415,8 +424,7 @@ class RayRuntime:
         state_at = [
             (at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks
         ]
-        train = worker.actor.train.options(num_returns=3)
-        payloads, states, receipt = train.remote(group, base_at, state_at, *buffers)
+        payloads, states, receipt = worker.train.remote(group, base_at, state_at, *buffers)
         admissions = self._server.admit.remote(group, receipt, payloads)
         worker.groups.append(_Group(tasks, payloads, states, receipt, admissions))
         if len(worker.groups) == 1:
@@ -569,10 +577,9 @@ class RayRuntime:
 
     def wait_for_task(self, task: _Task) -> Finished:
         """Turn the wheel until a task has a result; its worker's deadlines bound the wait."""
-        self._send()
         while task.result is None:
             self._check()
-            self._turn(None, SLICE_S)
+            self._turn(None, SLICE_S, task)
         return task.result
 
 
