@@ -26,13 +26,16 @@ class LocalSteps(TrainingPolicy):
         """Train in place; a chain of linear layers as a cohort of one."""
         from policies.training.sgd_torch import local_sgd  # noqa: PLC0415  # torch, late
 
-        if self.cohorts(model):
+        if model.chain is not None:
             return self.train_cohort(model, model.params.unsqueeze(0), [Member(x, y, task)])[0]
         return local_sgd(self, model, x, y, task, proximal=self.pull())
 
     def cohorts(self, model: FlatModel) -> bool:
-        """Say yes to a chain of linear layers."""
-        return model.chain is not None
+        """Say yes to a chain of linear layers, unless a policy derived from this trains otherwise.
+
+        What overrides `train` is asked for each client, and may call this class's.
+        """
+        return model.chain is not None and type(self).train is LocalSteps.train
 
     def train_cohort(
         self, model: FlatModel, params: torch.Tensor, members: Sequence[Member]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from policies.training import Member, Proximal, Sgd, SparsyFed, Task
+from policies.training import Member, Proximal, Sgd, SparsyFed, Task, Trained
 from policies.training.chain_torch import Chain, aligned
 from policies.training.flat_torch import FlatModel
 from policies.training.sgd_torch import local_sgd
@@ -125,6 +125,25 @@ def test_what_has_diverged_stays_with_its_member() -> None:
         policy.train_cohort(model, alone[2:], [member(10, 2)])
         assert params[1].isnan().all()
         assert torch.equal(params[2], alone[2])
+
+
+class Careful(Sgd):
+    """Trains in a way of its own."""
+
+    def train(self, model: FlatModel, x: torch.Tensor, y: torch.Tensor, task: Task) -> Trained:
+        return super().train(model, x, y, task)
+
+
+def test_an_own_way_of_training_is_asked_for_each_client() -> None:
+    """A policy that overrides `train` is never passed over; what it calls are the same kernels."""
+    model, policy = FlatModel(network(12, 9, 4)), Careful(batch_size=4)
+    assert Sgd().cohorts(model)
+    assert not policy.cohorts(model)
+    start = model.params.clone()
+    found = policy.train(model, *member(10, 1))
+    params = start.unsqueeze(0).clone()
+    assert Sgd(batch_size=4).train_cohort(model, params, [member(10, 1)]) == [found]
+    assert torch.equal(params[0], model.params)
 
 
 class _Own(nn.Linear):
