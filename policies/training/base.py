@@ -155,5 +155,9 @@ class TrainingPolicy(Policy):
             model: Tells the layers; what it holds is not used.
             params: Base versions' weights, a row a member, shape (g, P); changed in place.
             members: Their examples, those with the most first.
+
+        Raises:
+            TypeError: If this policy trains one client after the other.
         """
-        raise NotImplementedError
+        del model, params
+        raise TypeError(f"{type(self).__name__} trains {len(members)} clients one after the other")
