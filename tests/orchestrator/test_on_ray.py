@@ -138,6 +138,61 @@ def test_silos(head: Any, small: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     assert summary.hosting == "dedicated"
 
 
+WARDS = """
+from pathlib import Path
+
+import numpy as np
+import ray
+
+
+def examples(name):
+    node = ray.get_runtime_context().get_node_id()
+    (Path(__file__).parent / f"node-of-{name}").write_text(node)
+    y = np.arange(40) % 2
+    x = np.random.default_rng(len(name)).normal(size=(40, 5)).astype("float32")
+    return {"x_train": x[:30], "y_train": y[:30], "x_test": x[30:], "y_test": y[30:]}
+"""
+THREE_NODES = """
+import subprocess
+import sys
+from pathlib import Path
+
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+nodes = {name: cluster.add_node(num_cpus=1, resources={name: 1}) for name in ("north", "south")}
+cluster.wait_for_nodes()
+command = [sys.executable, "-m", "orchestrator", "run", "wards.yaml", "--out", "out"]
+subprocess.run([*command, "--address", cluster.address], check=True)
+for name, node in nodes.items():
+    assert Path(f"node-of-{name}").read_text() == node.node_id, name
+cluster.shutdown()
+"""
+
+
+def test_a_silo_is_read_on_the_node_that_its_resources_name(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three nodes two have data: each function is called on its own."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "wards_on_ray.py").write_text(WARDS, encoding="utf-8")
+    entry = "{profile: workstation, resources: {num_cpus: 0.5, custom: {NAME: 1}}}"
+    mix = ", ".join(entry.replace("NAME", name) for name in ("north", "south"))
+    wards = "data={source: silos, call: 'wards_on_ray:examples', clients: [north, south], "
+    file = write(
+        small, tmp_path, wards + "input: [5], classes: 2}", "fleet.clients=2",
+        f"fleet.mix=[{mix}]", "fleet.order=listed", "method.concurrency=2",
+        "method.aggregation.size=2", "stop.versions=2", "evaluate.kind=federated",
+    )  # fmt: skip
+    file.rename(tmp_path / "wards.yaml")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", THREE_NODES], cwd=tmp_path, env=clean, capture_output=True,
+        text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("hosting", ["pooled", "dedicated"])
 def test_crash(hosting: str, small: Any, reference: str, head: Any, tmp_path: Path) -> None:
     """An actor killed in mid-training is replaced, its updates sent again: the same digest."""
