@@ -274,10 +274,6 @@ class Fleet:
         there, until_s = self._presence.look(time_s)
         return np.asarray(there | (until_s < math.inf))
 
-    def will_return(self, time_s: float) -> int:
-        """Return how many clients are there at `time_s` or will ever come again."""
-        return int(np.count_nonzero(self.returning(time_s)))
-
     # ------------------------------------------------------------ inside
 
     def _transfer(

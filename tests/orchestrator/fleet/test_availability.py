@@ -167,7 +167,7 @@ def test_joining_and_leaving_by_hand(drawn: Callable[..., Fleet]) -> None:
     assert fleet.away_from(0, 60.0) == 120
     assert fleet.back_at(0, 120.0) == math.inf
     assert [fleet.next_arrival(t) for t in (0.0, 50.0, 130.0)] == [50, math.inf, math.inf]
-    assert [fleet.will_return(t) for t in (0.0, 50.0, 119.0, 120.0)] == [8, 8, 8, 0]
+    assert [fleet.returning(t).sum() for t in (0.0, 50.0, 119.0, 120.0)] == [8, 8, 8, 0]
 
 
 def test_always_there(drawn: Callable[..., Fleet]) -> None:
@@ -178,7 +178,7 @@ def test_always_there(drawn: Callable[..., Fleet]) -> None:
     assert fleet.away_from(0, 5.0) == math.inf
     assert fleet.back_at(0, 5.0) == 5.0
     assert fleet.next_arrival(5.0) == math.inf
-    assert fleet.will_return(5.0) == 8
+    assert fleet.returning(5.0).sum() == 8
     assert not drawn(availability=CHURN).always_there
     assert drawn(mix=[{"profile": "toy", "availability": {"kind": "always"}}]).always_there
 
@@ -200,7 +200,7 @@ def test_all_questions_agree(times: list[float], drawn: Callable[..., Fleet]) ->
         for client in range(0, 30, 3):
             assert backs[client] == math.inf or fresh.present(backs[client])[client]
             assert aways[client] == math.inf or not fresh.present(aways[client])[client]
-        assert fleet.will_return(time_s) == sum(back < math.inf for back in backs)
+        assert fleet.returning(time_s).sum() == sum(back < math.inf for back in backs)
         assert fleet.next_arrival(time_s) == min([b for b in backs if b > time_s] or [math.inf])
 
 
@@ -249,9 +249,8 @@ def test_who_returns(drawn: Callable[..., Fleet]) -> None:
         backs = [fleet.back_at(client, time_s) for client in range(30)]
         found = fleet.returning(time_s)
         assert found.tolist() == [back < math.inf for back in backs]
-        assert fleet.will_return(time_s) == found.sum()
         found[:] = False
-        assert fleet.will_return(time_s) > 0
+        assert fleet.returning(time_s).sum() > 0
     assert set(fleet.entries[fleet.returning(95.0)].tolist()) == {0}
 
 

@@ -41,7 +41,7 @@ def test_rows_of_nobody_are_ignored(
     fleet = drawn(availability=trace)
     assert np.flatnonzero(fleet.present(15.0)).tolist() == [1, 7]
     assert [fleet.back_at(c, 0.0) for c in (0, 1, 7)] == [math.inf, 10.0, 0.0]
-    assert fleet.will_return(0.0) == 2
+    assert fleet.returning(0.0).sum() == 2
 
 
 @pytest.mark.parametrize("repeat_s", [None, 30_000.0])
