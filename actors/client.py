@@ -20,7 +20,7 @@ from actors import faults
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Holdings
-from actors.work import Assignment, GroupReceipt, Work
+from actors.work import Assignment, GroupReceipt, Order, Work, packed, unpacked
 from policies.training import Member, Task, Trained
 from policies.training.chain_torch import aligned
 from policies.types import Buffer, Vector, stream, stream_seed
@@ -181,19 +181,12 @@ class Client:
         return scores
 
     def train_group(
-        self,
-        group: Sequence[Assignment],
-        base_at: Sequence[int],
-        state_at: Sequence[tuple[int, int, int] | None],
-        buffers: Sequence[Buffer],
+        self, order: Order, buffers: Sequence[Buffer]
     ) -> tuple[Buffer, Buffer, GroupReceipt]:
         """Train assignments into one contiguous buffer, side by side where the model allows.
 
         Args:
-            group: What is asked for.
-            base_at: For each, which of `buffers` is its base.
-            state_at: For each, which of `buffers` holds its state, and from where to where; None
-                before a client's first update.
+            order: What is asked for.
             buffers: Shared between the group's members.
 
         Returns:
@@ -204,6 +197,7 @@ class Client:
         places: list[tuple[int, int]] = []
         durations: list[float] = []
         cpu, at = time.process_time(), 0
+        group, base_at, state_at = order
         starts = {base: self._start(buffers[base]) for base in dict.fromkeys(base_at)}
         for cohort in self._cohorts(group):
             began = time.perf_counter()
@@ -298,12 +292,7 @@ class ClientActor:
         """Test a version; see `Client.evaluate`."""
         return self._client.evaluate(clients, message)
 
-    def train(
-        self,
-        group: Sequence[Assignment],
-        base_at: Sequence[int],
-        state_at: Sequence[tuple[int, int, int] | None],
-        *buffers: Buffer,
-    ) -> tuple[Buffer, Buffer, GroupReceipt]:
-        """Train a group; see `Client.train_group`."""
-        return self._client.train_group(group, base_at, state_at, buffers)
+    def train(self, order: bytes, *buffers: Buffer) -> tuple[Buffer, Buffer, bytes]:
+        """Train a group, from a packed `Order` to a packed receipt; see `Client.train_group`."""
+        payloads, states, receipt = self._client.train_group(unpacked(order), buffers)
+        return payloads, states, packed(receipt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import pickle
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import NonNegativeInt
 
@@ -17,7 +19,7 @@ from policies.types import Address, Version, stream_seed
 if TYPE_CHECKING:
     from policies.training.flat_torch import FlatModel
 
-__all__ = ["Assignment", "GroupReceipt", "Shards", "Work"]
+__all__ = ["Assignment", "GroupReceipt", "Order", "Shards", "Work", "packed", "unpacked"]
 
 
 class Work(Settings):
@@ -58,6 +60,21 @@ class Assignment(NamedTuple):
     fault: str = ""
 
 
+class Order(NamedTuple):
+    """Asks an actor for a group of updates.
+
+    Attributes:
+        group: What is asked for.
+        base_at: For each, which of the buffers that come with it is its base.
+        state_at: For each, which of them holds its state, and from where to where; None before a
+            client's first update.
+    """
+
+    group: Sequence[Assignment]
+    base_at: Sequence[int]
+    state_at: Sequence[tuple[int, int, int] | None]
+
+
 class GroupReceipt(NamedTuple):
     """What a group's training took and where each payload lies in the group's buffer.
 
@@ -70,3 +87,17 @@ class GroupReceipt(NamedTuple):
     places: tuple[tuple[int, int], ...]
     durations_s: tuple[float, ...]
     cpu_s: float
+
+
+def packed(value: Any) -> bytes:
+    """Pickle what a call takes or gives besides buffers.
+
+    Ray would do it too, in a tenth of a millisecond for each argument, which is as long as a small
+    network trains.
+    """
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def unpacked(value: bytes) -> Any:
+    """Read what another actor of the same run has packed."""
+    return pickle.loads(value)  # noqa: S301  # Ray's own domain of trust; payloads never come here

@@ -243,7 +243,7 @@ def join(run: RunId, client: Client, address: RunAddress = "auto") -> None:
 
 
 def _tell(run: str, command: str, address: str) -> None:
-    from orchestrator.control import call  # noqa: PLC0415  # Ray takes a second to import
+    from orchestrator.on_ray.control import call  # noqa: PLC0415  # Ray takes a second to import
     from orchestrator.progress import line  # noqa: PLC0415
 
     figures = call(run, command, address)

@@ -150,9 +150,9 @@ class _Run:
             if holdings.local():
                 self._progress.say("without actors this process reads the examples of all silos")
             return InProcessRuntime(experiment.work(), holdings), None
-        from orchestrator import ray_run  # noqa: PLC0415  # Ray takes a second to import
+        from orchestrator.on_ray import start  # noqa: PLC0415  # Ray takes a second to import
 
-        return ray_run.start(
+        return start.start(
             request,
             holdings,
             fleet,

@@ -165,7 +165,7 @@ def test_every_event_kind_is_documented() -> None:
     """What the engine writes into the logs stands in docs/logs.md."""
     sources = "".join(
         (ROOT / "orchestrator" / name).read_text(encoding="utf-8")
-        for name in ("journal.py", "run.py", "engine.py", "ray_runtime.py")
+        for name in ("journal.py", "run.py", "engine.py", "on_ray/crew.py")
     )
     pattern = r"(?:self\._write|_ops\.append|self\._note)\(\s*\"(\w+)\""
     written = set(re.findall(pattern, sources))

@@ -9,12 +9,12 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.cluster import connect
 from orchestrator.doctor import probe
 from orchestrator.doctor.findings import Finding, note, ok, trouble
 from orchestrator.doctor.fit import fit
 from orchestrator.doctor.machine import STORE_SHARE
 from orchestrator.experiment import Experiment
+from orchestrator.on_ray.cluster import connect
 from orchestrator.progress import size
 from policies.types import ExperimentError
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Literal
 
 import numpy as np
@@ -13,16 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.identity import identify
-from actors.parameter_server import ParameterServer
+from actors.parameter_server import THREADS, ParameterServer
 from actors.publisher import whole_message
 from actors.server import (
     Admission,
     Delivery,
+    Receipt,
     Server,
     Snapshot,
     whole_model,
 )
-from actors.work import Assignment, GroupReceipt, Work
+from actors.work import Assignment, GroupReceipt, Order, Work, packed, unpacked
 from policies.aggregation import Applied, FedBuff
 from policies.method import Method
 from policies.sparsity import DenseDownlink
@@ -574,151 +575,115 @@ def shell(deadline_s: float = 30.0) -> ParameterServer:
     return ParameterServer(work().model_dump(mode="json"), [], SCHEMA, INITIAL, deadline_s)
 
 
-async def deliver(to: ParameterServer, *addresses: Address) -> None:
+def deliver(to: ParameterServer, *addresses: Address) -> None:
     for address in addresses:
         sent = payload(address)
-        (found,) = await to.deliver([Delivery(address, V0, 0, sent.size)], sent)
+        (found,) = to.deliver([Delivery(address, V0, 0, sent.size)], sent)
         assert found.verdict.accepted
 
 
-def run(scene: Callable[[], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        await asyncio.wait_for(scene(), 60)
-
-    asyncio.run(whole())
+def commit(to: ParameterServer, address: Address, expected: Version) -> tuple[Receipt, Buffer]:
+    receipt, message = to.commit(packed(([address], expected)))
+    return unpacked(receipt), message
 
 
 def test_commits_take_their_turn() -> None:
     """Called in the wrong order they are done in the right one, and so is a snapshot."""
-
-    async def scene() -> None:
-        remote, plain = shell(), server()
-        await deliver(remote, A, B, C)
-        for address in (A, B, C):
-            admit(plain, address)
-        third, second, snapshot, first = await asyncio.gather(
-            remote.commit([C], V2),
-            remote.commit([B], V1),
-            remote.snapshot(V2),
-            remote.commit([A], V0),
-        )
-        for base, (receipt, message) in zip((V0, V1, V2), (first, second, third), strict=True):
+    remote, plain = shell(), server()
+    deliver(remote, A, B, C)
+    for address in (A, B, C):
+        admit(plain, address)
+    with ThreadPoolExecutor(THREADS["write"]) as threads:
+        third = threads.submit(commit, remote, C, V2)
+        second = threads.submit(commit, remote, B, V1)
+        snapshot = threads.submit(remote.snapshot, V2)
+        assert not wait([third, second, snapshot], timeout=0.2).done
+        first = threads.submit(commit, remote, A, V0)
+        for base, found in zip((V0, V1, V2), (first, second, third), strict=True):
+            receipt, message = found.result(60)
             expected = plain.commit([(A, B, C)[base.number]], base)
             assert receipt == expected[0]
             assert message.tobytes() == expected[1].tobytes()
-        assert snapshot.version.number >= 2
-
-    run(scene)
+        assert snapshot.result(60).version.number >= 2
 
 
 def test_rollback_takes_its_turn() -> None:
     """It waits for the version it goes back from; what follows it waits for the new lineage."""
-
-    async def scene() -> None:
-        remote = shell()
-        await deliver(remote, A)
-        back, _ = await asyncio.gather(remote.rollback(V1, INITIAL), remote.commit([A], V0))
-        assert back[0].version == (2, 1)
-
-    run(scene)
+    remote = shell()
+    deliver(remote, A)
+    with ThreadPoolExecutor(2) as threads:
+        back = threads.submit(remote.rollback, V1, INITIAL)
+        assert not wait([back], timeout=0.2).done
+        commit(remote, A, V0)
+        assert unpacked(back.result(60)[0]).version == (2, 1)
 
 
 def test_a_version_that_never_comes() -> None:
     """A commit on it fails within the deadline and says what it waited for; others go on."""
-
-    async def scene() -> None:
-        remote = shell(deadline_s=0.01)
-        await deliver(remote, A)
-        with pytest.raises(RunError, match=r"waited 0.01 s for version 5; the server is at 0"):
-            await remote.commit([A], Version(5, 0))
-        receipt, _ = await remote.commit([A], V0)
-        assert receipt.version == V1
-
-    run(scene)
+    remote = shell(deadline_s=0.01)
+    deliver(remote, A)
+    with pytest.raises(RunError, match=r"waited 0.01 s for version 5; the server is at 0"):
+        commit(remote, A, Version(5, 0))
+    assert commit(remote, A, V0)[0].version == V1
 
 
 def test_a_refused_commit_does_not_block() -> None:
     """A mistake in one call reaches its caller, and the next call is served."""
-
-    async def scene() -> None:
-        remote = shell()
-        await deliver(remote, A)
-        with pytest.raises(RunError, match="not admitted"):
-            await remote.commit([B], V0)
-        receipt, _ = await remote.commit([A], V0)
-        assert receipt.version == V1
-
-    run(scene)
+    remote = shell()
+    deliver(remote, A)
+    with pytest.raises(RunError, match="not admitted"):
+        commit(remote, B, V0)
+    assert commit(remote, A, V0)[0].version == V1
 
 
-def test_identity_answers_while_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a long admission nor a long commit keeps the event loop from answering."""
+def test_payloads_are_read_while_a_version_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long commit keeps neither an admission nor the question who this is waiting."""
+    remote, go_on, begun = shell(), threading.Event(), threading.Event()
+    real = remote._server
+    act = real.commit
 
-    async def scene() -> None:
-        remote, go_on = shell(), threading.Event()
-        begun = [threading.Event(), threading.Event()]
-        real = remote._server
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return act(*arguments)
 
-        def slow(index: int, act: Callable[..., Any]) -> Callable[..., Any]:
-            def wait_first(*arguments: Any) -> Any:
-                begun[index].set()
-                assert go_on.wait(30)
-                return act(*arguments)
-
-            return wait_first
-
-        await deliver(remote, A)
-        monkeypatch.setattr(real, "admit_group", slow(0, real.admit_group))
-        monkeypatch.setattr(real, "commit", slow(1, real.commit))
-        tasks = [
-            asyncio.create_task(deliver(remote, B)),
-            asyncio.create_task(remote.commit([A], V0)),  # type: ignore[arg-type]
-        ]
-        loop = asyncio.get_running_loop()
-        for event in begun:
-            assert await loop.run_in_executor(None, event.wait, 30)
+    deliver(remote, A)
+    monkeypatch.setattr(real, "commit", slow)
+    with ThreadPoolExecutor(1) as threads:
+        making = threads.submit(commit, remote, A, V0)
         try:
-            assert await remote.identity() == identify()
-            assert not any(task.done() for task in tasks)
+            assert begun.wait(30)
+            deliver(remote, B)
+            assert remote.identity() == identify()
+            assert not making.done()
         finally:
             go_on.set()
-        await asyncio.gather(*tasks)
-        assert (await remote.snapshot(V1)).version == V1
-
-    run(scene)
+        making.result(60)
+    assert remote.snapshot(V1).version == V1
 
 
 def test_shell_admits_what_an_actor_returned() -> None:
     """Assignments and places become deliveries; the receipt is handed on as it is."""
-
-    async def scene() -> None:
-        remote, pieces = shell(), [payload(A), payload(B)]
-        group = [Assignment(A, V0), Assignment(B, V0)]
-        cut = pieces[0].size
-        receipt = GroupReceipt(((0, cut), (cut, cut + pieces[1].size)), (0.1, 0.2), 0.3)
-        found, same = await remote.admit(group, receipt, np.concatenate(pieces))
-        assert [a.verdict for a in found] == [ACCEPTED, ACCEPTED]
-        assert [a.address for a in found] == [A, B]
-        assert same is receipt
-        await remote.discard([A])
-        with pytest.raises(RunError, match="not admitted"):
-            await remote.commit([A], V0)
-
-    run(scene)
+    remote, pieces = shell(), [payload(A), payload(B)]
+    order = Order([Assignment(A, V0), Assignment(B, V0)], [0, 0], [None, None])
+    cut = pieces[0].size
+    receipt = GroupReceipt(((0, cut), (cut, cut + pieces[1].size)), (0.1, 0.2), 0.3)
+    answer = remote.admit(packed(order), packed(receipt), np.concatenate(pieces))
+    found, same = unpacked(answer)
+    assert [a.verdict for a in found] == [ACCEPTED, ACCEPTED]
+    assert [a.address for a in found] == [A, B]
+    assert same == receipt
+    remote.discard([A])
+    with pytest.raises(RunError, match="not admitted"):
+        commit(remote, A, V0)
 
 
 def test_shell_restores() -> None:
     """A restored shell commits on the snapshot's version."""
-
-    async def scene() -> None:
-        remote = shell()
-        source = server()
-        admit(source, A)
-        source.commit([A], V0)
-        await remote.restore(source.snapshot(), snapshot_message(source.snapshot()))
-        await deliver(remote, B)
-        admit(source, B)
-        receipt, _ = await remote.commit([B], V1)
-        assert receipt == source.commit([B], V1)[0]
-
-    run(scene)
+    remote, source = shell(), server()
+    admit(source, A)
+    source.commit([A], V0)
+    remote.restore(source.snapshot(), snapshot_message(source.snapshot()))
+    deliver(remote, B)
+    admit(source, B)
+    assert commit(remote, B, V1)[0] == source.commit([B], V1)[0]

@@ -306,7 +306,7 @@ def test_a_fleet_that_does_not_fit_is_refused(small: Any, head: Any, tmp_path: P
 
 def test_a_hung_server_is_named(small: Any, head: Any, tmp_path: Path) -> None:
     """A parameter server that no longer answers ends the run with its name, not the workers'."""
-    from orchestrator import ray_runtime
+    from orchestrator.on_ray import runtime as ray_runtime
     from policies.types import RunError
 
     experiment = small(
@@ -322,7 +322,7 @@ def test_a_hung_server_is_named(small: Any, head: Any, tmp_path: Path) -> None:
             return super().commit(addresses, expected)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.ray_run.RayRuntime", Freezer)
+        patch.setattr("orchestrator.on_ray.start.RayRuntime", Freezer)
         try:
             with pytest.raises(RunError, match=r"parameter server did not|for version 21, in vain"):
                 on_ray(experiment, tmp_path / "run", head.address)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from actors.learning.holdings import Holdings
-from orchestrator.cluster import connect
-from orchestrator.control import MailboxControl
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import choose
-from orchestrator.ray_runtime import RayRuntime
+from orchestrator.on_ray.cluster import connect
+from orchestrator.on_ray.control import MailboxControl
+from orchestrator.on_ray.runtime import RayRuntime
 from orchestrator.request import Request
 
 

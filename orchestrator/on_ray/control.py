@@ -13,7 +13,7 @@ from typing import Any, Final
 import ray
 
 from actors.mailbox import COMMANDS, Mailbox
-from orchestrator.cluster import reachable
+from orchestrator.on_ray.cluster import reachable
 from policies.types import ExperimentError
 
 NAME: Final = "latecomer-mailbox"

@@ -1,0 +1,1 @@
+"""Everything of the orchestrator that knows Ray."""

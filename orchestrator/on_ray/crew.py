@@ -1,0 +1,357 @@
+"""How do client actors get work, and what if one dies?
+
+Jobs wait here, the earliest needed first. A worker gets a group at a time: large enough that calls
+cost little beside the training, and one more behind it once that is as large. A group's payloads
+come back as one buffer, which goes to the server without passing the driver. An actor that dies or
+overruns its deadline is restarted by Ray and gets its jobs again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, Final
+
+import ray
+from ray import exceptions as ray_errors
+
+from actors.identity import Identity
+from actors.server import Admission
+from actors.work import GroupReceipt, Order, packed, unpacked
+from orchestrator.experiment import Limits
+from orchestrator.on_ray.waiting import LOST_ACTOR, SLICE_S, cause, first_line, in_constructor
+from orchestrator.runtime import Finished, Job, Place
+from policies.types import RunError
+
+GROUP_S: Final = 0.1
+"""How long a group's training is to take, so that a call's few milliseconds do not matter."""
+MOST_IN_GROUP: Final = 16
+MOST_GROUP_BYTES: Final = 2**28
+"""Payloads of a group in one buffer, at the most."""
+MOST_STATE_BYTES: Final = 16 * 2**20
+"""States of a group in one buffer, which lives as long as one of them is current."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A job with what its tries have come to."""
+
+    job: Job
+    serial: int
+    attempt: int = 0
+    result: Finished | None = None
+
+    def __lt__(self, other: Task) -> bool:
+        """Say which is needed earlier."""
+        return (self.job.due_s, self.serial) < (other.job.due_s, other.serial)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Tasks in training together on one worker."""
+
+    tasks: list[Task]
+    payloads: Any
+    states: Any
+    receipt: Any
+    admissions: Any
+
+
+@dataclass(slots=True)
+class Worker:
+    """A client actor, with what it has to do.
+
+    Attributes:
+        name: Of the actor, for people.
+        actor: Its handle.
+        ready_by: When it must have started, on the monotonic clock.
+        ready: Answers when it has; None once that is known.
+        tasks: Jobs for this worker alone: its client's, or those that its end interrupted.
+        groups: What it was sent, in order.
+        deadline: When the first group must be done.
+        overran: Whether its last end was a missed deadline.
+        train: The actor's method, with three returns.
+    """
+
+    name: str
+    actor: Any
+    ready_by: float
+    ready: Any = None
+    tasks: list[Task] = field(default_factory=list)
+    groups: deque[_Group] = field(default_factory=deque)
+    deadline: float = 0.0
+    overran: bool = False
+    train: Any = None
+
+    def __post_init__(self) -> None:
+        """Ask whether it has started."""
+        self.ready = self.actor.identity.remote()
+        self.train = self.actor.train.options(num_returns=3)
+
+
+class Crew:
+    """All client actors of a run.
+
+    Args:
+        workers: The actors.
+        dedicated: Whether each hosts one client, that of its place.
+        admit: Takes a group's order, receipt and payloads to the server; returns the reference of
+            what the server finds.
+        limits: Deadlines and tries.
+        note: Takes what work took, as a row of the ops log.
+        meet: Is told who an actor is once it has started.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        *,
+        dedicated: bool,
+        admit: Callable[[Order, Any, Any], Any],
+        limits: Limits,
+        note: Callable[..., None],
+        meet: Callable[[Identity, str], None],
+    ) -> None:
+        self._workers = workers
+        self._dedicated = dedicated
+        self._admit = admit
+        self._limits = limits
+        self._note = note
+        self._meet = meet
+        self._shared: list[Task] = []
+        self._serial = 0
+        self._training_s = 0.0  # of one update, as lately seen
+        self._state_bytes = 0
+        self._most = 1
+
+    def expect(self, state_bytes: int, payload_bytes: int) -> None:
+        """Learn how large a client's state is, and a payload at the most: both bound a group."""
+        self._state_bytes = state_bytes
+        by_states = MOST_STATE_BYTES // max(state_bytes, 1)
+        by_payloads = MOST_GROUP_BYTES // max(payload_bytes, 1)
+        self._most = max(1, min(MOST_IN_GROUP, by_states, by_payloads))
+
+    def add(self, job: Job) -> Task:
+        """Queue a job; it is sent with the next `send`."""
+        task = Task(job, self._serial)
+        self._serial += 1
+        queue = self._shared
+        if self._dedicated:
+            queue = self._workers[job.assignment.address.client].tasks
+        heapq.heappush(queue, task)
+        return task
+
+    def hosts(self, clients: Sequence[int]) -> Iterable[tuple[Any, list[int]]]:
+        """Return (actor, places) of clients; pooled actors share them evenly."""
+        parts: dict[int, list[int]] = {}
+        for place, client in enumerate(clients):
+            host = client if self._dedicated else place % len(self._workers)
+            parts.setdefault(host, []).append(place)
+        return [(self._workers[host].actor, places) for host, places in parts.items()]
+
+    # ------------------------------------------------------------ sending
+
+    def send(self) -> None:
+        """Give every worker a group to train, and one to go on with if that is a full one."""
+        for depth in (0, 1):
+            for worker in self._workers:
+                while worker.tasks and worker.ready is None and len(worker.groups) <= depth:
+                    self._send(worker, [heapq.heappop(worker.tasks)])
+            free = [w for w in self._workers if w.ready is None and len(w.groups) == depth]
+            for place, worker in enumerate(free):
+                enough, waiting = self._enough(), len(self._shared)
+                if not waiting or (depth and waiting < enough):
+                    break
+                count = min(enough, ceil(waiting / (len(free) - place)))
+                self._send(worker, [heapq.heappop(self._shared) for _ in range(count)])
+
+    def _enough(self) -> int:
+        """Return how many tasks make a full group."""
+        if not self._training_s:
+            return self._most
+        return min(self._most, ceil(GROUP_S / self._training_s))
+
+    def _send(self, worker: Worker, tasks: list[Task]) -> None:
+        buffers: list[Any] = []
+        places: dict[Any, int] = {}
+
+        def at(reference: Any) -> int:
+            if reference not in places:
+                places[reference] = len(buffers)
+                buffers.append(reference)
+            return places[reference]
+
+        order = Order(
+            [task.job.assignment for task in tasks],
+            [at(task.job.base) for task in tasks],
+            [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
+        )
+        payloads, states, receipt = worker.train.remote(packed(order), *buffers)
+        admissions = self._admit(order, receipt, payloads)
+        worker.groups.append(_Group(tasks, payloads, states, receipt, admissions))
+        if len(worker.groups) == 1:
+            worker.deadline = self._deadline(worker)
+
+    def _deadline(self, worker: Worker) -> float:
+        """Return when the worker's first group must be done: a call's limit for each member."""
+        members = len(worker.groups[0].tasks) if worker.groups else 0
+        return time.monotonic() + self._limits.train_s * members
+
+    # ------------------------------------------------------------ taking
+
+    def watched(self) -> list[Any]:
+        """Return references of what the crew waits for."""
+        groups = [w.groups[0].admissions for w in self._workers if w.groups]
+        return groups + [w.ready for w in self._workers if w.ready is not None]
+
+    def take(self, ready: Collection[Any]) -> None:
+        """Take in what is finished."""
+        for worker in self._workers:
+            if worker.ready is not None and worker.ready in ready:
+                self._started(worker)
+            while worker.groups and worker.groups[0].admissions in ready:
+                group = worker.groups[0]
+                try:
+                    admissions, receipt = unpacked(ray.get(group.admissions))
+                except Exception as error:  # noqa: BLE001  # sorted out below
+                    self._failed(worker, group, error)
+                    break
+                worker.groups.popleft()
+                worker.deadline = self._deadline(worker)
+                self._finish(worker, group, admissions, receipt)
+
+    def _finish(
+        self, worker: Worker, group: _Group, admissions: list[Admission], receipt: GroupReceipt
+    ) -> None:
+        size = self._state_bytes
+        self._training_s = sum(receipt.durations_s) / len(group.tasks)
+        for index, (task, admission) in enumerate(zip(group.tasks, admissions, strict=True)):
+            payload = Place(group.payloads, *receipt.places[index])
+            state = Place(group.states, index * size, (index + 1) * size) if size else None
+            task.result = Finished(admission, payload, state)
+            client, number = task.job.assignment.address
+            self._note(
+                "trained",
+                actor=worker.name,
+                client=client,
+                number=number,
+                attempt=task.attempt,
+                duration_s=receipt.durations_s[index],
+                cpu_s=receipt.cpu_s / len(group.tasks),
+                bytes=admission.uplink_bytes,
+            )
+
+    # ------------------------------------------------------------ when something goes wrong
+
+    def _started(self, worker: Worker) -> None:
+        """An actor answers, for the first time or again."""
+        try:
+            identity: Identity = ray.get(worker.ready)
+        except LOST_ACTOR as error:
+            if time.monotonic() > worker.ready_by or in_constructor(error):
+                raise RunError(f"{worker.name} cannot start: {first_line(error)}") from error
+            time.sleep(SLICE_S)  # it is being restarted
+            worker.ready = worker.actor.identity.remote()
+            return
+        except ray_errors.RayTaskError as error:
+            raise RunError(f"{worker.name} cannot start: {cause(error)}") from error
+        self._meet(identity, worker.name)
+        worker.ready = None
+        self._note("actor_started", actor=worker.name, node=identity.host)
+
+    def overdue(self) -> None:
+        """Replace actors that have missed their deadline."""
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.ready is not None and now > worker.ready_by:
+                waited = self._limits.start_s
+                raise RunError(
+                    f"{worker.name} did not start within limits.start_s = {waited:g} s and what "
+                    "the fleet is expected to take. Is the cluster full? `ray status` tells. "
+                    "Raise limits.start_s or lower fleet.clients."
+                )
+            if worker.groups and worker.ready is None and now > worker.deadline:
+                if self._is_trained(worker, now):
+                    continue
+                first = worker.groups[0].tasks[0].job.assignment.address
+                self._note(
+                    "deadline",
+                    actor=worker.name,
+                    client=first.client,
+                    number=first.number,
+                    detail=f"no answer within {self._limits.train_s:g} s an update",
+                )
+                worker.overran = True
+                worker.deadline = now + self._limits.start_s
+                ray.kill(worker.actor, no_restart=False)
+
+    def _is_trained(self, worker: Worker, now: float) -> bool:
+        """Say whether a late worker has done its part, and the server is what is waited for."""
+        trained, _ = ray.wait([worker.groups[0].receipt], timeout=0, fetch_local=False)
+        if trained and now > worker.deadline + self._limits.server_s:
+            raise RunError(
+                "the parameter server did not admit an update within limits.server_s = "
+                f"{self._limits.server_s:g} s"
+            )
+        return bool(trained)
+
+    def _failed(self, worker: Worker, group: _Group, error: Exception) -> None:
+        """Sort out whether the worker, the server or the user's code has failed."""
+        try:
+            ray.get(group.receipt, timeout=0)
+        except LOST_ACTOR as lost:
+            self._lost(worker, lost)
+        except ray_errors.GetTimeoutError:
+            raise RunError(f"the parameter server failed: {cause(error)}") from error
+        except ray_errors.RayTaskError as own:
+            failing = ", ".join(str(tuple(t.job.assignment.address)) for t in group.tasks)
+            text = f"training failed for (client, number) {failing} on {worker.name}: {cause(own)}"
+            self._note("training_error", actor=worker.name, detail=text)
+            raise RunError(text) from own
+        else:
+            raise RunError(f"the parameter server failed: {cause(error)}") from error
+
+    def _lost(self, worker: Worker, error: Exception) -> None:
+        """An actor is gone: wait for its successor and send everything again, one by one."""
+        why = "deadline" if worker.overran else type(error).__name__
+        self._note("actor_lost", actor=worker.name, detail=f"{why}: {first_line(error)}")
+        groups, worker.groups = list(worker.groups), deque()
+        worker.overran = False
+        worker.ready = worker.actor.identity.remote()
+        worker.ready_by = time.monotonic() + self._limits.start_s
+        _charge(groups)
+        for task in (task for group in groups for task in group.tasks):
+            address = task.job.assignment.address
+            what = {
+                "actor": worker.name,
+                "client": address.client,
+                "number": address.number,
+                "attempt": task.attempt,
+                "detail": why,
+            }
+            if task.attempt >= self._limits.attempts:
+                self._note("given_up", **what)
+                task.result = Finished(None)
+            else:
+                self._note("resent", **what)
+                heapq.heappush(worker.tasks, task)
+
+
+def _charge(groups: list[_Group]) -> None:
+    """Find who ended an actor: the first planned fault has fired, or a task alone has tried.
+
+    The second group may have ended it before the first one's reply was out. Neighbours are not
+    charged: each is sent again by itself, so that how tasks were grouped changes nothing.
+    """
+    for task in (task for group in groups for task in group.tasks):
+        assignment = task.job.assignment
+        if assignment.fault in {"crash", "hang"}:
+            task.attempt += 1
+            task.job = task.job._replace(assignment=assignment._replace(fault=""))
+            return
+    if groups and len(groups[0].tasks) == 1:
+        groups[0].tasks[0].attempt += 1

@@ -1,0 +1,326 @@
+"""How are a run's actors made, asked and watched?
+
+The driver owns every reference, and waits in one place: `RayRuntime.turn` sends what waits, then
+waits for a group, an actor that starts, or the one answer that is wanted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import ray
+
+from actors.client import ClientActor
+from actors.evaluator import EvaluatorActor
+from actors.identity import Identity, identify, pss_bytes
+from actors.learning.evaluation_torch import Evaluation, Score
+from actors.learning.holdings import Description, Holdings
+from actors.parameter_server import THREADS, ParameterServer
+from actors.publisher import Shipment
+from actors.server import Delivery, Receipt, Snapshot
+from actors.work import Order, Work, packed, unpacked
+from orchestrator.experiment import Limits
+from orchestrator.fleet import ActorResources
+from orchestrator.hosting import Hosting, demand
+from orchestrator.on_ray.crew import Crew, Task, Worker
+from orchestrator.on_ray.waiting import SLICE_S, PendingCall, PendingParts
+from orchestrator.runtime import Finished, Handle, Job, Pending, Place
+from policies.types import Address, Buffer, RunError, Version
+from policies.update import ModelSchema
+from policies.wire import StateLayout
+
+ONCE_MORE: Final = {"max_restarts": -1, "max_task_retries": 0}
+"""Ray starts such an actor again, and the run alone asks it again."""
+
+
+class FromStore:
+    """Fetches the holdings inside an actor, also inside a restarted one.
+
+    The reference travels as bytes, so that Ray does not take it for an argument that could be
+    gone when an actor restarts: the driver keeps it for the whole run.
+    """
+
+    def __init__(self, reference: Any) -> None:
+        self._reference = ray.cloudpickle.dumps(reference)
+
+    def __call__(self) -> Holdings:
+        """Return them, their arrays as views of the node's one copy."""
+        holdings: Holdings = ray.get(ray.cloudpickle.loads(self._reference))
+        return holdings
+
+
+class RayRuntime:
+    """Trains, admits, commits and evaluates in actors.
+
+    Args:
+        work: What actors are told.
+        holdings: The clients' examples; one copy a node.
+        resources: Of each client's actor.
+        hosting: One actor a client, or a few for all.
+        limits: Deadlines and tries.
+        note: Takes what its work took, as a row of the ops log.
+        paths: Folders of the user's own modules.
+        check: Called while waiting; raises `Interrupted` to end the wait.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        holdings: Holdings,
+        *,
+        resources: Sequence[ActorResources],
+        hosting: Hosting,
+        limits: Limits,
+        note: Callable[..., None],
+        paths: Sequence[str] = (),
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._limits = limits
+        self._check = check
+        self._processes: dict[str, Identity] = {}
+        settings = work.model_dump(mode="json")
+        self._holdings = ray.put(holdings)
+        arguments = (settings, list(paths), FromStore(self._holdings))
+        dedicated = hosting.kind == "dedicated"
+        evaluator = ray.remote(EvaluatorActor).options(num_cpus=0, **ONCE_MORE)
+        self._evaluator = evaluator.remote(*arguments)
+        shell = ray.remote(ClientActor)
+        by = time.monotonic() + limits.start_s + hosting.start_s
+        workers = []
+        for index in range(hosting.actors):
+            options = _options(resources[index]) if dedicated else {"num_cpus": 1}
+            actor = shell.options(**ONCE_MORE, **options).remote(*arguments)
+            workers.append(Worker(f"client-{index}" if dedicated else f"worker-{index}", actor, by))
+        self._actors = [self._evaluator, *(worker.actor for worker in workers)]
+        self._crew = Crew(
+            workers,
+            dedicated=dedicated,
+            admit=self._admit_group,
+            limits=limits,
+            note=note,
+            meet=self._meet,
+        )
+        self._meet(
+            self._get(self._evaluator.identity.remote(), limits.start_s, "the evaluator to start"),
+            "evaluator",
+        )
+        self._schema, first = self._get(
+            self._evaluator.initial.remote(), limits.start_s, "version 0 from the evaluator"
+        )
+        self._initial = ray.put(first)
+        states = StateLayout(work.method.uplink.start(self._schema))
+        self._crew.expect(states.size, first.nbytes)
+        self._server = (
+            ray.remote(concurrency_groups=THREADS)(ParameterServer)
+            .options(num_cpus=0, max_restarts=0)
+            .remote(settings, list(paths), self._schema, first, limits.server_s)
+        )
+        self._actors.append(self._server)
+        self._admit = self._server.admit.options(concurrency_group="admit")
+        self._commit = self._server.commit.options(concurrency_group="write", num_returns=2)
+        self._rollback = self._server.rollback.options(concurrency_group="write", num_returns=2)
+        self._snapshot = self._server.snapshot.options(concurrency_group="write")
+        self._quote = self._server.quote.options(concurrency_group="write")
+        server = self._get(self._server.identity.remote(), limits.start_s, "the server to start")
+        self._meet(server, "parameter server")
+
+    # ------------------------------------------------------------ the port
+
+    @property
+    def numerics(self) -> str:
+        """What equality of digests is promised for."""
+        return " and ".join(sorted({i.numerics for i in self._processes.values()}))
+
+    def initial(self) -> tuple[ModelSchema, Handle]:
+        """Return the model's tensors and version 0."""
+        return self._schema, self._initial
+
+    def submit(self, job: Job) -> Pending[Finished]:
+        """Queue a job; it is sent with the next look at the workers."""
+        return _PendingTask(self, self._crew.add(job))
+
+    def pump(self, timeout_s: float) -> None:
+        """Take in what is finished and send what waits."""
+        self.turn(timeout_s=timeout_s)
+
+    def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> None:
+        """Admit payloads from a checkpoint again."""
+        reference = self._server.deliver.remote(list(deliveries), np.asarray(payloads))
+        self._get(reference, self._limits.server_s, "the server to admit")
+
+    def commit(
+        self, addresses: Sequence[Address], expected: Version
+    ) -> tuple[Pending[Receipt], Handle]:
+        """Make the next version; clients can be sent its handle at once."""
+        receipt, message = self._commit.remote(packed((list(addresses), expected)))
+        return self._pending(receipt, f"version {expected.number + 1}"), message
+
+    def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
+        """Publish `target` again under a new lineage."""
+        receipt, message = self._rollback.remote(expected, target)
+        return self._pending(receipt, f"the rollback after version {expected.number}"), message
+
+    def discard(self, addresses: Sequence[Address]) -> None:
+        """Let the server forget updates."""
+        if addresses:
+            self._server.discard.remote(list(addresses))
+
+    def evaluate(self, version: Handle) -> Pending[Evaluation]:
+        """Test a version; asks again if the evaluator dies."""
+        return PendingCall(
+            self,
+            lambda: self._evaluator.evaluate.remote(version),
+            self._limits.evaluate_s,
+            "an evaluation",
+            tries=self._limits.attempts,
+        )
+
+    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
+        """Test a version at clients; asks again if an actor dies."""
+        return self._at_clients(
+            clients,
+            lambda actor, part: actor.evaluate.remote(part, version),
+            self._limits.evaluate_s,
+            "a federated evaluation",
+        )
+
+    def describe(self, clients: Sequence[int]) -> list[Description]:
+        """Count clients' examples where they are."""
+        pending: PendingParts[Description] = self._at_clients(
+            clients,
+            lambda actor, part: actor.describe.remote(part),
+            self._limits.start_s,
+            "clients' examples",
+        )
+        return pending.result()
+
+    def _at_clients(
+        self,
+        clients: Sequence[int],
+        ask: Callable[[Any, list[int]], Any],
+        deadline_s: float,
+        what: str,
+    ) -> PendingParts[Any]:
+        """Ask the actors of some clients; pooled ones share them evenly."""
+        calls = []
+        for actor, places in self._crew.hosts(clients):
+            call = partial(ask, actor, [clients[place] for place in places])
+            tries = self._limits.attempts
+            calls.append((places, PendingCall[Any](self, call, deadline_s, what, tries=tries)))
+        return PendingParts(calls)
+
+    def _admit_group(self, order: Order, receipt: Any, payloads: Any) -> Any:
+        return self._admit.remote(packed(order), receipt, payloads)
+
+    def snapshot(self, expected: Version) -> Snapshot:
+        """Return the server's state once it has reached a version."""
+        reference = self._snapshot.remote(expected)
+        found: Snapshot = self._get(reference, self._limits.server_s, "the server's state")
+        return found
+
+    def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
+        """Return what clients' messages take; the server counts them."""
+        reference = self._quote.remote(list(held), to)
+        found: list[Shipment] = self._get(reference, self._limits.server_s, "the server to count")
+        return found
+
+    def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> None:
+        """Let the server go on from a snapshot."""
+        reference = self._server.restore.remote(snapshot, *versions)
+        self._get(reference, self._limits.server_s, "the server")
+
+    def put(self, buffer: Buffer) -> Handle:
+        """Keep a buffer; the driver owns it."""
+        return ray.put(np.asarray(buffer))
+
+    def fetch(self, what: Handle | Place) -> Buffer:
+        """Return the bytes behind a handle."""
+        if isinstance(what, Place):
+            whole: Buffer = self._get(what.handle, self._limits.server_s, "a buffer")
+            return whole[what.start : what.stop]
+        found: Buffer = self._get(what, self._limits.server_s, "a buffer")
+        return found
+
+    def memory(self) -> dict[str, int]:
+        """Return the memory of the driver and of all actors on its machine, by name."""
+        here = identify().host
+        pids = {name: i.pid for name, i in self._processes.items() if i.host == here}
+        return {"driver": pss_bytes()} | {name: pss_bytes(pid) for name, pid in pids.items()}
+
+    def close(self) -> None:
+        """End all actors of the run."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    # ------------------------------------------------------------ turning the wheel
+
+    def turn(self, wanted: Any = None, timeout_s: float = SLICE_S) -> bool:
+        """Send what waits, then wait for `wanted`, a group, or an actor to be there.
+
+        Returns:
+            Whether `wanted` is here.
+        """
+        self._check()
+        self._crew.send()
+        watched = self._crew.watched()
+        if wanted is not None:
+            watched.append(wanted)
+        if not watched:
+            time.sleep(min(timeout_s, SLICE_S))
+            return False
+        ready, others = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
+        if ready and others:
+            more, _ = ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)
+            ready += more
+        self._crew.take(ready)
+        self._crew.overdue()  # after what is finished was taken: a run that was held is not late
+        return wanted is not None and wanted in ready
+
+    def _meet(self, identity: Identity, name: str) -> None:
+        """Note where an actor is; refuse one that imports other code under our names."""
+        self._processes[name] = identity
+        own = identify()
+        if identity.code != own.code:
+            raise RunError(
+                f"{name} on {identity.host} runs other code: its packages policies, actors and "
+                f"orchestrator come from {identity.where}, the driver's from {own.where}. Install "
+                "the same version on every node, and keep folders of these names out of the "
+                "working folder."
+            )
+
+    # ------------------------------------------------------------ waiting
+
+    def _pending(self, reference: Any, what: str) -> PendingCall[Receipt]:
+        return PendingCall(self, lambda: reference, self._limits.server_s, what, read=unpacked)
+
+    def _get(self, reference: Any, deadline_s: float, what: str) -> Any:
+        return PendingCall[Any](self, lambda: reference, deadline_s, what).result()
+
+
+class _PendingTask:
+    """The result of a job that may still be on its way; its worker's deadlines bound the wait."""
+
+    def __init__(self, runtime: RayRuntime, task: Task) -> None:
+        self._runtime = runtime
+        self._task = task
+
+    def done(self) -> bool:
+        return self._task.result is not None
+
+    def result(self) -> Finished:
+        while self._task.result is None:
+            self._runtime.turn()
+        return self._task.result
+
+
+def _options(resources: ActorResources) -> dict[str, Any]:
+    wanted = demand(resources)
+    options: dict[str, Any] = {"num_cpus": wanted.pop("CPU", 0)}
+    options["num_gpus"] = wanted.pop("GPU", 0)
+    if "memory" in wanted:
+        options["memory"] = wanted.pop("memory")
+    return options | {"resources": wanted}
