@@ -10,11 +10,8 @@ import torch
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Evaluation, evaluate
 from actors.learning.holdings import Dealt, Holdings
-from actors.publisher import whole_message
 from actors.work import Work
-from policies.sparsity import Masks
-from policies.types import Buffer, Version
-from policies.update import ModelSchema
+from policies.types import Buffer
 from policies.wire import decode
 
 
@@ -24,8 +21,6 @@ class Evaluator:
     def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
         self._model = work.build(holdings.shape)
-        self._method = work.method
-        self._first = (self._model.params.numpy().copy(), self._model.buffers.numpy().copy())
         self._classes = holdings.shape.classes
         self._owners: torch.Tensor | None = None
         if not isinstance(holdings, Dealt):
@@ -35,14 +30,6 @@ class Evaluator:
         self._y = torch.from_numpy(data.y_test.copy())
         if data.clients_test is not None:
             self._owners = torch.from_numpy(data.clients_test)
-
-    def initial(self) -> tuple[ModelSchema, Buffer]:
-        """Return the model's tensors and version 0, drawn from the experiment's seed."""
-        schema, method = self._model.schema, self._method
-        density = method.uplink.asks(0.0, method.aggregation.pacing().size, {})
-        mask = Masks.start(schema.parameters).newest if method.pruning.masks() else None
-        parts = (*self._first, mask, density)
-        return schema, whole_message(method.downlink, schema, Version(0, 0), *parts)
 
     def evaluate(self, message: Buffer) -> Evaluation:
         """Test a version; `message` is what clients are sent."""
@@ -64,10 +51,6 @@ class EvaluatorActor:
     def identity(self) -> Identity:
         """Say who and where this process is."""
         return identify()
-
-    def initial(self) -> tuple[ModelSchema, Buffer]:
-        """Return the first version; see `Evaluator.initial`."""
-        return self._evaluator.initial()
 
     def evaluate(self, message: Buffer) -> Evaluation:
         """Test a version; see `Evaluator.evaluate`."""

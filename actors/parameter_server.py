@@ -24,7 +24,15 @@ THREADS: Final = {"admit": 1, "write": 4}
 
 
 class ParameterServer:
-    """The remote shell of `Server`."""
+    """The remote shell of `Server`.
+
+    Args:
+        work: What actors are told.
+        paths: Folders of the user's own modules.
+        schema: The model's tensors.
+        initial: Version 0 as a message.
+        deadline_s: For a version that a call waits for.
+    """
 
     def __init__(
         self,

@@ -106,7 +106,8 @@ class Engine:
         self._between_events = between_events
         self._note = note
         self._pacing = plan.method.aggregation.pacing()
-        self.schema, initial = runtime.initial()
+        first = runtime.initial()
+        self.schema, self._first_whole = first.schema, first.whole
         masked = plan.method.pruning.masks()  # then nobody knows how few values will live
         least_bits = 0.0 if masked else plan.method.uplink.least_bits(self.schema)
         self._least_bytes = least_bytes(least_bits, self.schema)
@@ -133,7 +134,7 @@ class Engine:
         self.ended_s: float | None = None
         self.stopped: StopReason | None = None
         self.paused = False
-        self.versions.add(self.head, initial)
+        self.versions.add(self.head, first.handle)
         self._handlers: dict[Kind, Callable[[Event], None]] = {
             Kind.STAGE: self._on_stage,
             Kind.RESOLVE: self._on_resolve,
@@ -151,10 +152,9 @@ class Engine:
     def begin(self) -> None:
         """Publish and evaluate version 0, and ask the first clients."""
         message = self.runtime.fetch(self.versions.handle(self.head))
-        whole = self.runtime.quote([None], self.head)[0]
         parameters = whole_model(message, self.schema)[: self.schema.parameters]
         nonzeros = int(np.count_nonzero(parameters))
-        self.versions.publish(self.head, Published(whole, nonzeros))
+        self.versions.publish(self.head, Published(self._first_whole, nonzeros))
         self._journal.published(self.head, nonzeros, xxhash.xxh3_128_hexdigest(message.data))
         self._evaluate(self.head, duration_s=0.0)
         limit = self.plan.stop.virtual_seconds

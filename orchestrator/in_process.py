@@ -10,15 +10,15 @@ import numpy as np
 
 from actors.client import Client
 from actors.evaluator import Evaluator
+from actors.first_version import first_version
 from actors.identity import identify, pss_bytes
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Server, Snapshot
 from actors.work import Work
-from orchestrator.runtime import Finished, Handle, Job, Pending, Place, Ready
+from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place, Ready
 from policies.types import Address, Buffer, ExperimentError, Version
-from policies.update import ModelSchema
 
 T = TypeVar("T")
 
@@ -29,17 +29,20 @@ class InProcessRuntime:
     def __init__(self, work: Work, holdings: Holdings) -> None:
         self._client = Client(work, holdings)
         self._evaluator = Evaluator(work, holdings)
-        self._schema, self._initial = self._evaluator.initial()
-        self._server = Server(work, self._schema, self._initial)
+        self._first = first_version(work, holdings.shape)
+        self._server = Server(work, self._first.schema, self._first.message)
 
     @property
     def numerics(self) -> str:
         """What equality of digests is promised for."""
         return identify().numerics
 
-    def initial(self) -> tuple[ModelSchema, Handle]:
-        """Return the model's tensors and version 0."""
-        return self._schema, self._initial
+    def initial(self) -> First:
+        """Return version 0."""
+        return First(*self._first)
+
+    def begin(self) -> None:
+        """Do nothing: this process can train."""
 
     def submit(self, job: Job) -> Pending[Finished]:
         """Train when the result is asked for."""

@@ -120,6 +120,7 @@ class _Run:
                 told = self._told(holdings, runtime)
                 self._tracker.data(shown.data(experiment, told.shape))
                 engine = self._engine(told, fleet, runtime, control, saved)
+                runtime.begin()
                 self._startup_s = self._earlier_startup_s + time.monotonic() - self._began
                 self._say_start(engine, found=saved is not None)
                 saved = None  # its arrays are in the store by now

@@ -62,6 +62,14 @@ class Finished(NamedTuple):
     state: Place | None = None
 
 
+class First(NamedTuple):
+    """Version 0: the model's tensors, its handle, and what sending it to anybody takes."""
+
+    schema: ModelSchema
+    handle: Handle
+    whole: Shipment
+
+
 class Pending(Protocol[T_co]):
     """A result that may still be on its way."""
 
@@ -94,8 +102,11 @@ class Runtime(Protocol):
     def numerics(self) -> str:
         """What equality of digests is promised for."""
 
-    def initial(self) -> tuple[ModelSchema, Handle]:
-        """Return the model's tensors and version 0."""
+    def initial(self) -> First:
+        """Return version 0."""
+
+    def begin(self) -> None:
+        """Wait until a client can train."""
 
     def submit(self, job: Job) -> Pending[Finished]:
         """Start a job: train, then admit."""

@@ -135,6 +135,10 @@ class Crew:
         by_payloads = MOST_GROUP_BYTES // max(payload_bytes, 1)
         self._most = max(1, min(MOST_IN_GROUP, by_states, by_payloads))
 
+    def is_there(self) -> bool:
+        """Say whether a worker has started."""
+        return any(worker.ready is None for worker in self._workers)
+
     def add(self, job: Job) -> Task:
         """Queue a job; it is sent with the next `send`."""
         task = Task(job, self._serial)

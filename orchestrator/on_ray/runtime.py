@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 import ray
+from ray import exceptions as ray_errors
 
 from actors.client import ClientActor
 from actors.evaluator import EvaluatorActor
+from actors.first_version import first_version
 from actors.identity import Identity, identify, pss_bytes
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
@@ -27,10 +29,16 @@ from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
 from orchestrator.hosting import Hosting, demand
 from orchestrator.on_ray.crew import Crew, Task, Worker
-from orchestrator.on_ray.waiting import SLICE_S, PendingCall, PendingParts
-from orchestrator.runtime import Finished, Handle, Job, Pending, Place
+from orchestrator.on_ray.waiting import (
+    LOST_ACTOR,
+    SLICE_S,
+    PendingCall,
+    PendingParts,
+    cause,
+    first_line,
+)
+from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place
 from policies.types import Address, Buffer, RunError, Version
-from policies.update import ModelSchema
 from policies.wire import StateLayout
 
 ONCE_MORE: Final = {"max_restarts": -1, "max_task_retries": 0}
@@ -104,20 +112,10 @@ class RayRuntime:
             note=note,
             meet=self._meet,
         )
-        self._meet(
-            self._get(self._evaluator.identity.remote(), limits.start_s, "the evaluator to start"),
-            "evaluator",
-        )
-        self._schema, first = self._get(
-            self._evaluator.initial.remote(), limits.start_s, "version 0 from the evaluator"
-        )
-        self._initial = ray.put(first)
-        states = StateLayout(work.method.uplink.start(self._schema))
-        self._crew.expect(states.size, first.nbytes)
-        self._server = (
-            ray.remote(concurrency_groups=THREADS)(ParameterServer)
-            .options(num_cpus=0, max_restarts=0)
-            .remote(settings, list(paths), self._schema, first, limits.server_s)
+        first = first_version(work, holdings.shape)
+        server = ray.remote(concurrency_groups=THREADS)(ParameterServer)
+        self._server = server.options(num_cpus=0, max_restarts=0).remote(
+            settings, list(paths), first.schema, first.message, limits.server_s
         )
         self._actors.append(self._server)
         self._admit = self._server.admit.options(concurrency_group="admit")
@@ -125,8 +123,14 @@ class RayRuntime:
         self._rollback = self._server.rollback.options(concurrency_group="write", num_returns=2)
         self._snapshot = self._server.snapshot.options(concurrency_group="write")
         self._quote = self._server.quote.options(concurrency_group="write")
-        server = self._get(self._server.identity.remote(), limits.start_s, "the server to start")
-        self._meet(server, "parameter server")
+        states = StateLayout(work.method.uplink.start(first.schema))
+        self._crew.expect(states.size, first.message.nbytes)
+        self._first = First(first.schema, ray.put(first.message), first.whole)
+        self._starting = {
+            self._server.identity.remote(): "parameter server",
+            self._evaluator.identity.remote(): "evaluator",
+        }
+        self._start_by = by
 
     # ------------------------------------------------------------ the port
 
@@ -135,9 +139,14 @@ class RayRuntime:
         """What equality of digests is promised for."""
         return " and ".join(sorted({i.numerics for i in self._processes.values()}))
 
-    def initial(self) -> tuple[ModelSchema, Handle]:
-        """Return the model's tensors and version 0."""
-        return self._schema, self._initial
+    def initial(self) -> First:
+        """Return version 0."""
+        return self._first
+
+    def begin(self) -> None:
+        """Wait until a client can train; others, the server and the evaluator may come later."""
+        while not self._crew.is_there():
+            self.turn()
 
     def submit(self, job: Job) -> Pending[Finished]:
         """Queue a job; it is sent with the next look at the workers."""
@@ -266,7 +275,7 @@ class RayRuntime:
         """
         self._check()
         self._crew.send()
-        watched = self._crew.watched()
+        watched = [*self._starting, *self._crew.watched()]
         if wanted is not None:
             watched.append(wanted)
         if not watched:
@@ -276,9 +285,28 @@ class RayRuntime:
         if ready and others:
             more, _ = ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)
             ready += more
+        for reference in self._starting.keys() & set(ready):
+            self._started(reference)
         self._crew.take(ready)
+        if self._starting and time.monotonic() > self._start_by:
+            names = " and the ".join(self._starting.values())
+            raise RunError(
+                f"the {names} did not start within limits.start_s = {self._limits.start_s:g} s and "
+                "what the fleet is expected to take. Is the cluster full? `ray status` tells."
+            )
         self._crew.overdue()  # after what is finished was taken: a run that was held is not late
         return wanted is not None and wanted in ready
+
+    def _started(self, reference: Any) -> None:
+        """Meet the server or the evaluator."""
+        name = self._starting.pop(reference)
+        try:
+            identity: Identity = ray.get(reference)
+        except LOST_ACTOR as error:
+            raise RunError(f"the {name} cannot start: {first_line(error)}") from error
+        except ray_errors.RayTaskError as error:
+            raise RunError(f"the {name} cannot start: {cause(error)}") from error
+        self._meet(identity, name)
 
     def _meet(self, identity: Identity, name: str) -> None:
         """Note where an actor is; refuse one that imports other code under our names."""

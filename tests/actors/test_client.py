@@ -14,8 +14,8 @@ import xxhash
 
 from actors import client as client_module
 from actors.client import ALIGNMENT, Client
-from actors.evaluator import Evaluator
 from actors.faults import PlannedError
+from actors.first_version import first_version
 from actors.learning.data import DataSet
 from actors.learning.holdings import Dealt
 from actors.learning.sources.packaged import Digits
@@ -89,7 +89,7 @@ def ask(client: int, number: int = 0, fault: str = "") -> Assignment:
 
 
 def initial(of: Work, data: DataSet) -> Buffer:
-    return Evaluator(of, Dealt(data, SHARDS)).initial()[1]
+    return first_version(of, Dealt(data, SHARDS).shape).message
 
 
 def both(pair: tuple[Buffer, Buffer]) -> tuple[bytes, bytes]:
@@ -286,7 +286,7 @@ def test_a_group_on_two_bases(data: DataSet) -> None:
 def test_not_finite(data: DataSet) -> None:
     """The drill's payload is well-formed but holds a NaN, and the server says so."""
     settings = work()
-    schema, base = Evaluator(settings, data).initial()
+    schema, base, _ = first_version(settings, Dealt(data, SHARDS).shape)
     here = Client(settings, Dealt(data, SHARDS))
     payload, _ = here.train(ask(1, fault="not-finite"), base, NONE)
     verdict = Server(settings, schema, base).admit(Delivery(Address(1, 0), V0, 0, 0), payload)
