@@ -20,6 +20,7 @@ from actors import faults
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Holdings
+from actors.stopwatch import Stopwatch, Usage
 from actors.work import Assignment, GroupReceipt, Order, Work, packed, unpacked
 from policies.training import Member, Task, Trained
 from policies.training.chain_torch import aligned
@@ -45,7 +46,11 @@ class _Start(NamedTuple):
 
 
 class Client:
-    """Trains assignments, for one client or for many."""
+    """Trains assignments, for one client or for many.
+
+    Attributes:
+        watch: Where its time goes.
+    """
 
     def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
@@ -55,6 +60,7 @@ class Client:
         self._layout = StateLayout(work.method.uplink.start(self._model.schema))
         self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._cached_bytes = 0
+        self.watch = Stopwatch()
 
     @property
     def schema(self) -> ModelSchema:
@@ -73,9 +79,11 @@ class Client:
             The payload, and the state that becomes current if the payload is accepted. The same
             arguments give the same bytes, in any process.
         """
-        start = self._start(base)
+        with self.watch("read the base"):
+            start = self._start(base)
         ((weights, trained),) = self._train([assignment], [start])
-        return self._written(assignment, start, weights, trained, state)
+        with self.watch("compress and encode"):
+            return self._written(assignment, start, weights, trained, state)
 
     def _start(self, message: Buffer) -> _Start:
         """Read a base version."""
@@ -100,7 +108,8 @@ class Client:
             with torch.random.fork_rng(devices=[]):
                 seed = stream_seed(self._work.seed, "train", *assignment.address)
                 torch.default_generator.manual_seed(seed)
-                trained = method.train(self._model, x, y, task)
+                with self.watch("train"):
+                    trained = method.train(self._model, x, y, task)
             yield self._model.params.numpy(), trained
 
     def _train_cohort(
@@ -113,9 +122,10 @@ class Client:
         params = torch.empty(len(group), aligned(size))[:, :size]
         for row, place in zip(params.numpy(), order, strict=True):
             row[:] = starts[place].base.values
-        found = self._work.method.training.train_cohort(
-            self._model, params, [members[place] for place in order]
-        )
+        with self.watch("train"):
+            found = self._work.method.training.train_cohort(
+                self._model, params, [members[place] for place in order]
+            )
         rows = dict(zip(order, zip(params.numpy(), found, strict=True), strict=True))
         yield from (rows[place] for place in range(len(group)))
 
@@ -167,6 +177,10 @@ class Client:
         Returns:
             A score for each client, in their order; of no examples for those that have none.
         """
+        with self.watch("test"):
+            return self._scores(clients, message)
+
+    def _scores(self, clients: Sequence[int], message: Buffer) -> list[Score]:
         received = decode(message, self.schema)
         self._model.load(received.content.densify(self.schema.parameters), received.buffers)
         scores = []
@@ -198,7 +212,8 @@ class Client:
         durations: list[float] = []
         cpu, at = time.process_time(), 0
         group, base_at, state_at = order
-        starts = {base: self._start(buffers[base]) for base in dict.fromkeys(base_at)}
+        with self.watch("read the base"):
+            starts = {base: self._start(buffers[base]) for base in dict.fromkeys(base_at)}
         for cohort in self._cohorts(group):
             began = time.perf_counter()
             members = group[cohort]
@@ -207,7 +222,8 @@ class Client:
             rows = zip(members, bases, state_at[cohort], trained, strict=True)
             for assignment, start, place, result in rows:
                 state = _NOTHING if place is None else buffers[place[0]][place[1] : place[2]]
-                payload, after = self._written(assignment, start, *result, state)
+                with self.watch("compress and encode"):
+                    payload, after = self._written(assignment, start, *result, state)
                 padding = np.zeros(-payload.size % ALIGNMENT, dtype=np.uint8)
                 pieces += (payload, padding)
                 places.append((at, at + payload.size))
@@ -216,7 +232,8 @@ class Client:
             took = time.perf_counter() - began
             durations += [took / len(members)] * len(members)
         receipt = GroupReceipt(tuple(places), tuple(durations), time.process_time() - cpu)
-        return np.concatenate(pieces), np.concatenate(states), receipt
+        with self.watch("gather payloads"):
+            return np.concatenate(pieces), np.concatenate(states), receipt
 
     def _cohorts(self, group: Sequence[Assignment]) -> Iterator[slice]:
         """Cut a group into cohorts of a bearable size; a planned fault is acted out alone."""
@@ -287,6 +304,10 @@ class ClientActor:
     def describe(self, clients: Sequence[int]) -> list[Description]:
         """Count clients' examples; see `Client.describe`."""
         return self._client.describe(clients)
+
+    def usage(self) -> Usage:
+        """Say what this process's time went into."""
+        return self._client.watch.usage()
 
     def evaluate(self, clients: Sequence[int], message: Buffer) -> list[Score]:
         """Test a version; see `Client.evaluate`."""

@@ -10,17 +10,23 @@ import torch
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Evaluation, evaluate
 from actors.learning.holdings import Dealt, Holdings
+from actors.stopwatch import Stopwatch, Usage
 from actors.work import Work
 from policies.types import Buffer
 from policies.wire import decode
 
 
 class Evaluator:
-    """Tests versions on the test split, which no client ever sees."""
+    """Tests versions on the test split, which no client ever sees.
+
+    Attributes:
+        watch: Where its time goes.
+    """
 
     def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
         self._model = work.build(holdings.shape)
+        self.watch = Stopwatch()
         self._classes = holdings.shape.classes
         self._owners: torch.Tensor | None = None
         if not isinstance(holdings, Dealt):
@@ -33,10 +39,12 @@ class Evaluator:
 
     def evaluate(self, message: Buffer) -> Evaluation:
         """Test a version; `message` is what clients are sent."""
-        received = decode(message, self._model.schema)
-        parameters = received.content.densify(self._model.schema.parameters)
-        self._model.load(parameters, received.buffers)
-        return evaluate(self._model.module, self._x, self._y, self._classes, owners=self._owners)
+        with self.watch("test"):
+            received = decode(message, self._model.schema)
+            parameters = received.content.densify(self._model.schema.parameters)
+            self._model.load(parameters, received.buffers)
+            x, y, owners = self._x, self._y, self._owners
+            return evaluate(self._model.module, x, y, self._classes, owners=owners)
 
 
 class EvaluatorActor:
@@ -51,6 +59,10 @@ class EvaluatorActor:
     def identity(self) -> Identity:
         """Say who and where this process is."""
         return identify()
+
+    def usage(self) -> Usage:
+        """Say what this process's time went into."""
+        return self._evaluator.watch.usage()
 
     def evaluate(self, message: Buffer) -> Evaluation:
         """Test a version; see `Evaluator.evaluate`."""

@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 
 from actors.identity import Identity, identify, join_paths
 from actors.publisher import Shipment
-from actors.server import Admission, Delivery, Server, Snapshot
+from actors.server import Admission, Delivery, Receipt, Server, Snapshot
+from actors.stopwatch import Stopwatch, Usage
 from actors.work import GroupReceipt, Work, packed, unpacked
 from policies.types import Address, Buffer, RunError, Version
 from policies.update import ModelSchema
@@ -46,10 +47,15 @@ class ParameterServer:
         self._server = Server(Work.model_validate(work), schema, initial)
         self._turn = Condition()
         self._deadline_s = deadline_s
+        self._watch = Stopwatch()
 
     def identity(self) -> Identity:
         """Say who and where this process is."""
         return identify()
+
+    def usage(self) -> Usage:
+        """Say what this process's time went into."""
+        return self._watch.usage()
 
     def admit(self, order: bytes, receipt: bytes, payloads: Buffer) -> bytes:
         """Admit a group as its actor returned it; see `Server.admit_group`.
@@ -65,7 +71,8 @@ class ParameterServer:
         took: GroupReceipt = unpacked(receipt)
         places = zip(unpacked(order).group, took.places, strict=True)
         deliveries = [Delivery(a.address, a.base, start, stop) for a, (start, stop) in places]
-        return packed((self.deliver(deliveries, payloads), took))
+        with self._watch("read payloads"):
+            return packed((self.deliver(deliveries, payloads), took))
 
     def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> list[Admission]:
         """Admit payloads by their places; see `Server.admit_group`."""
@@ -85,8 +92,12 @@ class ParameterServer:
             The receipt, packed, and the version's message.
         """
         addresses, expected = unpacked(order)
-        receipt, message = self._in_turn(expected, lambda: self._server.commit(addresses, expected))
+        receipt, message = self._in_turn(expected, lambda: self._commit(addresses, expected))
         return packed(receipt), message
+
+    def _commit(self, addresses: Sequence[Address], expected: Version) -> tuple[Receipt, Buffer]:
+        with self._watch("make versions"):
+            return self._server.commit(addresses, expected)
 
     def rollback(self, expected: Version, target: Buffer) -> tuple[bytes, Buffer]:
         """Go back when its turn has come, and answer as `commit` does; see `Server.rollback`."""
@@ -99,7 +110,7 @@ class ParameterServer:
 
     def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
         """Say what clients' messages take; see `Server.quote`."""
-        with self._turn:
+        with self._turn, self._watch("count downloads"):
             return self._server.quote(held, to)
 
     def restore(self, snapshot: Snapshot, *versions: Buffer) -> None:

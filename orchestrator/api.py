@@ -150,6 +150,7 @@ def run(
     address: str | None = None,
     workers: int | None = None,
     in_process: bool = False,
+    profile: bool = False,
     console: Console | None = None,
 ) -> Run:
     """Run an experiment to its end, with the command's progress line.
@@ -160,6 +161,7 @@ def run(
         address: Of a running Ray; without it one is started, and ended with the run.
         workers: Pooled actors; one a CPU by default.
         in_process: Do all of it in this process, without Ray. The digest is the same.
+        profile: Show in the report where the time of every process went.
         console: Where progress goes; the notebook or terminal by default.
 
     Raises:
@@ -172,7 +174,13 @@ def run(
     folder = Path(out) if out is not None else fresh_folder(checked)
     paths = (str(Path.cwd()),)
     request = Request(
-        checked, folder, address=address, workers=workers, in_process=in_process, paths=paths
+        checked,
+        folder,
+        address=address,
+        workers=workers,
+        profile=profile,
+        in_process=in_process,
+        paths=paths,
     )
     runs.run(request, console)
     return Run(folder)

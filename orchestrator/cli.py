@@ -58,6 +58,9 @@ def run(
     check_kpis: Annotated[
         bool, typer.Option("--check-kpis", help="Exit with 3 if a KPI is not met.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show in the report where the time went.")
+    ] = False,
 ) -> None:
     """Run an experiment, or go on with one."""
     from orchestrator import request as requests  # noqa: PLC0415  # pydantic, late
@@ -66,13 +69,17 @@ def run(
     if (file is None) == (resume is None):
         raise ExperimentError("run takes an experiment file, or --resume and a run's folder.")
     if file is not None:
-        wanted, notes = requests.new(file, overrides or [], out, address=address, workers=workers)
+        wanted, notes = requests.new(
+            file, overrides or [], out, address=address, workers=workers, profile=profile
+        )
         for note in notes:
             console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     elif overrides or out:
         raise ExperimentError("--resume goes on with a run as it is. Leave out --set and --out.")
     else:
-        wanted = requests.again(Path(resume or ""), address=address, workers=workers)
+        wanted = requests.again(
+            Path(resume or ""), address=address, workers=workers, profile=profile
+        )
     if check_kpis and not wanted.experiment.kpis:
         raise ExperimentError(
             "--check-kpis finds no kpis in the experiment. Name some, such as "

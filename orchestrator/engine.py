@@ -17,6 +17,7 @@ import xxhash
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.publisher import Shipment
 from actors.server import Receipt, whole_model
+from actors.stopwatch import Stopwatch
 from actors.work import Assignment
 from orchestrator.books import (
     ClientStates,
@@ -148,6 +149,11 @@ class Engine:
         }
 
     # ------------------------------------------------------------ the loop
+
+    def time(self, watch: Stopwatch) -> None:
+        """Have it timed what each kind of event takes."""
+        for kind, handle in self._handlers.items():
+            self._handlers[kind] = _timed(watch, kind, handle)
 
     def begin(self) -> None:
         """Publish and evaluate version 0, and ask the first clients."""
@@ -767,6 +773,18 @@ class Engine:
         self.turns.keep(frozenset({Kind.PUBLISH, Kind.EVALUATE}))
         if not self.receipts:
             self._evaluate(self.versions.newest)
+
+
+def _timed(
+    watch: Stopwatch, kind: Kind, handle: Callable[[Event], None]
+) -> Callable[[Event], None]:
+    stage = f"events: {kind.name.lower().replace('_', ' ')}"
+
+    def timed(event: Event) -> None:
+        with watch(stage):
+            handle(event)
+
+    return timed
 
 
 MOST_IN_VAIN = 5_000

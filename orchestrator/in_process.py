@@ -16,6 +16,7 @@ from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Server, Snapshot
+from actors.stopwatch import Stopwatch, Usage
 from actors.work import Work
 from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place, Ready
 from policies.types import Address, Buffer, ExperimentError, Version
@@ -29,6 +30,7 @@ class InProcessRuntime:
     def __init__(self, work: Work, holdings: Holdings) -> None:
         self._client = Client(work, holdings)
         self._evaluator = Evaluator(work, holdings)
+        self._watch = Stopwatch()
         self._first = first_version(work, holdings.shape)
         self._server = Server(work, self._first.schema, self._first.message)
 
@@ -58,7 +60,8 @@ class InProcessRuntime:
         state = self.fetch(job.state) if job.state else np.empty(0, dtype=np.uint8)
         payload, after = self._client.train(assignment, job.base, state)
         delivery = Delivery(assignment.address, assignment.base, 0, payload.size)
-        admission = self._server.admit(delivery, payload)
+        with self._watch("read payloads"):
+            admission = self._server.admit(delivery, payload)
         return Finished(
             admission,
             Place(payload, 0, payload.size),
@@ -77,7 +80,8 @@ class InProcessRuntime:
         self, addresses: Sequence[Address], expected: Version
     ) -> tuple[Pending[Receipt], Handle]:
         """Make the next version."""
-        receipt, message = self._server.commit(addresses, expected)
+        with self._watch("make versions"):
+            receipt, message = self._server.commit(addresses, expected)
         return Ready(receipt), message
 
     def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
@@ -125,6 +129,16 @@ class InProcessRuntime:
         if isinstance(what, Place):
             return np.asarray(what.handle)[what.start : what.stop]
         return np.asarray(what)
+
+    def usage(self) -> dict[str, Usage]:
+        """Return what training, the server and tests took of this process."""
+        watches = {
+            "clients": self._client.watch,
+            "parameter server": self._watch,
+            "evaluator": self._evaluator.watch,
+        }
+        found = {name: watch.usage().stages for name, watch in watches.items()}
+        return {name: Usage(stages, sum(s.cpu_s for s in stages)) for name, stages in found.items()}
 
     def memory(self) -> dict[str, int]:
         """Return this process's memory."""

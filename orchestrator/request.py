@@ -26,6 +26,7 @@ class Request:
         address: Of a running Ray; None starts one.
         workers: Pooled actors; None takes one a CPU.
         resume: Go on from the folder's newest checkpoint.
+        profile: Note where the time of every process went.
         in_process: Do everything in this process, without Ray.
         paths: Folders of the user's own modules.
     """
@@ -35,6 +36,7 @@ class Request:
     address: str | None = None
     workers: int | None = None
     resume: bool = False
+    profile: bool = False
     in_process: bool = False
     paths: Sequence[str] = ()
 
@@ -73,6 +75,7 @@ def new(
     *,
     address: str | None,
     workers: int | None,
+    profile: bool = False,
 ) -> tuple[Request, list[str]]:
     """Ask for a new run of an experiment file.
 
@@ -86,10 +89,13 @@ def new(
     _check_job(out, experiment.tracking)
     folder = out or fresh_folder(experiment)
     paths = (str(file.resolve().parent),)
-    return Request(experiment, folder, address=address, workers=workers, paths=paths), notes
+    wanted = Request(
+        experiment, folder, address=address, workers=workers, profile=profile, paths=paths
+    )
+    return wanted, notes
 
 
-def again(out: Path, *, address: str | None, workers: int | None) -> Request:
+def again(out: Path, *, address: str | None, workers: int | None, profile: bool = False) -> Request:
     """Ask for a run to go on.
 
     Raises:
@@ -102,7 +108,15 @@ def again(out: Path, *, address: str | None, workers: int | None) -> Request:
     join_paths(paths)
     experiment, _ = read(file)
     _check_job(out, experiment.tracking)
-    return Request(experiment, out, address=address, workers=workers, resume=True, paths=paths)
+    return Request(
+        experiment,
+        out,
+        address=address,
+        workers=workers,
+        profile=profile,
+        resume=True,
+        paths=paths,
+    )
 
 
 def fresh_folder(experiment: Experiment, base: Path = Path("runs")) -> Path:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from actors.learning.holdings import Holdings, hold
+from actors.stopwatch import StageTime, Stopwatch
 from orchestrator import checkpoint, outcome, people
 from orchestrator.clock import Clock, VirtualClock, WallClock
 from orchestrator.engine import Control, Engine, Interrupted
@@ -79,11 +80,14 @@ class _Run:
         self._earlier_s = 0.0  # on the wall, before a resume
         self._earlier_startup_s = 0.0
         self._startup_s = 0.0
+        self._earlier_worked_s = 0.0
+        self._worked_s = 0.0
         self._saved_at = 0.0
         self._save_s = 0.0  # what the last checkpoint took
         self._peak_pss = 0
         self._hosting = ("in-process", 1)
         self._signals = Signals()
+        self._watch = Stopwatch()
         self._folder = request.out / "checkpoint"
         self._events = Log(request.out, "events", EVENTS_SCHEMA)
         self._ops = Log(request.out, "ops", OPS_SCHEMA)
@@ -102,6 +106,7 @@ class _Run:
         if saved:
             self._earlier_s = saved.state["wall_s"]
             self._earlier_startup_s = saved.state["startup_s"]
+            self._earlier_worked_s = self._earlier_s - self._earlier_startup_s
         self._tracker.start(
             self._experiment.model_dump(mode="json"),
             self._tags(),
@@ -121,10 +126,13 @@ class _Run:
                 self._tracker.data(shown.data(experiment, told.shape))
                 engine = self._engine(told, fleet, runtime, control, saved)
                 runtime.begin()
-                self._startup_s = self._earlier_startup_s + time.monotonic() - self._began
+                began = time.monotonic()
+                self._startup_s = self._earlier_startup_s + began - self._began
                 self._say_start(engine, found=saved is not None)
                 saved = None  # its arrays are in the store by now
+                self._watch.restart()
                 engine.run()
+                self._worked_s = self._earlier_worked_s + time.monotonic() - began
                 return self._finish(engine, runtime, holdings, told)
             except (Interrupted, SystemExit) as asked:
                 # Ray exits by itself on a signal that comes while it starts
@@ -158,6 +166,7 @@ class _Run:
             holdings,
             fleet,
             note=self._note,
+            watch=self._watch,
             check=self._signals.check,
             connected=self._signals.listen,  # Ray has set a handler of its own meanwhile
             stack=stack,
@@ -206,6 +215,8 @@ class _Run:
             between_events=self._between_events,
             note=self._note,
         )
+        if self._request.profile:
+            engine.time(self._watch)
         if saved:
             checkpoint.restore(engine, saved)
         else:
@@ -264,6 +275,25 @@ class _Run:
             self._note("memory", actor=name, bytes=size)
         self._peak_pss = max(self._peak_pss, sum(found.values()))
 
+    def _note_usage(self, runtime: Runtime) -> None:
+        """Note what the time of each process went into, by stage."""
+        others = runtime.usage()
+        engine = self._watch.usage()
+        if self._request.in_process:  # they are all this process
+            spent = sum(usage.cpu_s for usage in others.values())
+            engine = engine._replace(cpu_s=engine.cpu_s - spent)
+        for name, usage in {"engine": engine, **others}.items():
+            rest = max(usage.cpu_s - sum(stage.cpu_s for stage in usage.stages), 0.0)
+            for stage in (*usage.stages, StageTime("the rest", 1, rest, rest)):
+                self._note(
+                    "used",
+                    actor=name,
+                    number=stage.times,
+                    duration_s=stage.wall_s,
+                    cpu_s=stage.cpu_s,
+                    detail=stage.stage,
+                )
+
     def _note(self, kind: str, **values: Any) -> None:
         """Note what something took, at the run's wall time."""
         wall = self._earlier_s + time.monotonic() - self._began
@@ -301,6 +331,8 @@ class _Run:
         final = outcome.keep_models(out, self._experiment, engine, runtime, holdings)
         events = self._events.merge()
         self._look_at_memory(runtime)
+        if self._request.profile:
+            self._note_usage(runtime)
         ops = self._ops.merge()
         clients = outcome.clients(self._experiment, engine, told, events, ops)
         people.write(clients, out)
@@ -312,7 +344,6 @@ class _Run:
         status = engine.status() | outcome.unmodelled(self._experiment, clients)
         verdicts = judge(self._experiment.kpis, figures(status, len(told)) | of_clients)
         wall = self._earlier_s + time.monotonic() - self._began
-        working = max(wall - self._startup_s, 1e-9)
         kind, actors = self._hosting
         summary = Summary(
             name=self._experiment.name,
@@ -323,7 +354,8 @@ class _Run:
             virtual_seconds=engine.ended_s,
             wall_seconds=wall,
             startup_seconds=self._startup_s,
-            updates_per_second=engine.ledger.committed / working,
+            working_seconds=self._worked_s,
+            updates_per_second=engine.ledger.committed / max(self._worked_s, 1e-9),
             peak_pss_bytes=self._peak_pss,
             hosting=kind,
             client_actors=actors,

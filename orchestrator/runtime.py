@@ -14,6 +14,7 @@ from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description
 from actors.publisher import Shipment
 from actors.server import Admission, Delivery, Receipt, Snapshot
+from actors.stopwatch import Usage
 from actors.work import Assignment
 from policies.types import Address, Buffer, Version
 from policies.update import ModelSchema
@@ -151,6 +152,9 @@ class Runtime(Protocol):
 
     def fetch(self, what: Handle | Place) -> Buffer:
         """Return the bytes behind a handle."""
+
+    def usage(self) -> dict[str, Usage]:
+        """Return what the time of each process went into, but the engine's own, by name."""
 
     def memory(self) -> dict[str, int]:
         """Return the memory of each process of the run that can be looked at, now, in bytes."""

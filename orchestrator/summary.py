@@ -41,6 +41,7 @@ class Summary:
     virtual_seconds: float
     wall_seconds: float
     startup_seconds: float
+    working_seconds: float
     updates_per_second: float
     uplink_bytes: int
     downlink_bytes: int

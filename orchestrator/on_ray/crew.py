@@ -149,6 +149,10 @@ class Crew:
         heapq.heappush(queue, task)
         return task
 
+    def actors(self) -> dict[str, Any]:
+        """Return all actors that have started, by name."""
+        return {w.name: w.actor for w in self._workers if w.ready is None}
+
     def hosts(self, clients: Sequence[int]) -> Iterable[tuple[Any, list[int]]]:
         """Return (actor, places) of clients; pooled actors share them evenly."""
         parts: dict[int, list[int]] = {}

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import psutil
 import ray
 from ray import exceptions as ray_errors
 
@@ -24,6 +26,7 @@ from actors.learning.holdings import Description, Holdings
 from actors.parameter_server import THREADS, ParameterServer
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Snapshot
+from actors.stopwatch import Stopwatch, Usage
 from actors.work import Order, Work, packed, unpacked
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
@@ -72,6 +75,7 @@ class RayRuntime:
         limits: Deadlines and tries.
         note: Takes what its work took, as a row of the ops log.
         paths: Folders of the user's own modules.
+        watch: Of the driver.
         check: Called while waiting; raises `Interrupted` to end the wait.
     """
 
@@ -85,11 +89,14 @@ class RayRuntime:
         limits: Limits,
         note: Callable[..., None],
         paths: Sequence[str] = (),
+        watch: Stopwatch,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._limits = limits
         self._check = check
+        self._watch = watch
         self._processes: dict[str, Identity] = {}
+        self._cpu_before_s: dict[int, float] = {}
         settings = work.model_dump(mode="json")
         self._holdings = ray.put(holdings)
         arguments = (settings, list(paths), FromStore(self._holdings))
@@ -147,6 +154,7 @@ class RayRuntime:
         """Wait until a client can train; others, the server and the evaluator may come later."""
         while not self._crew.is_there():
             self.turn()
+        self._cpu_before_s = _children_cpu_s()
 
     def submit(self, job: Job) -> Pending[Finished]:
         """Queue a job; it is sent with the next look at the workers."""
@@ -254,6 +262,23 @@ class RayRuntime:
         found: Buffer = self._get(what, self._limits.server_s, "a buffer")
         return found
 
+    def usage(self) -> dict[str, Usage]:
+        """Ask every actor; of a Ray on this machine that the run has started, its own processes."""
+        actors = {"parameter server": self._server, "evaluator": self._evaluator}
+        actors |= self._crew.actors()
+        asked = {name: actor.usage.remote() for name, actor in actors.items()}
+        found: dict[str, Usage] = {
+            name: self._get(reference, self._limits.server_s, f"the {name}'s usage")
+            for name, reference in asked.items()
+        }
+        ours = {identity.pid for identity in self._processes.values()}
+        of_ray = {
+            pid: spent - self._cpu_before_s.get(pid, 0.0)
+            for pid, spent in _children_cpu_s().items()
+            if pid not in ours
+        }
+        return found | ({"Ray itself": Usage((), sum(of_ray.values()))} if of_ray else {})
+
     def memory(self) -> dict[str, int]:
         """Return the memory of the driver and of all actors on its machine, by name."""
         here = identify().host
@@ -274,20 +299,23 @@ class RayRuntime:
             Whether `wanted` is here.
         """
         self._check()
-        self._crew.send()
+        with self._watch("send work"):
+            self._crew.send()
         watched = [*self._starting, *self._crew.watched()]
         if wanted is not None:
             watched.append(wanted)
         if not watched:
             time.sleep(min(timeout_s, SLICE_S))
             return False
-        ready, others = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
+        with self._watch("wait"):
+            ready, others = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready and others:
             more, _ = ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)
             ready += more
         for reference in self._starting.keys() & set(ready):
             self._started(reference)
-        self._crew.take(ready)
+        with self._watch("take in answers"):
+            self._crew.take(ready)
         if self._starting and time.monotonic() > self._start_by:
             names = " and the ".join(self._starting.values())
             raise RunError(
@@ -343,6 +371,16 @@ class _PendingTask:
         while self._task.result is None:
             self._runtime.turn()
         return self._task.result
+
+
+def _children_cpu_s() -> dict[int, float]:
+    """Return the CPU seconds of all processes that this one has started, by their ids."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            found[process.pid] = float(times.user + times.system)
+    return found
 
 
 def _options(resources: ActorResources) -> dict[str, Any]:

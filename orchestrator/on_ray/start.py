@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from actors.learning.holdings import Holdings
+from actors.stopwatch import Stopwatch
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import choose
 from orchestrator.on_ray.cluster import connect
@@ -20,6 +21,7 @@ def start(
     fleet: Fleet,
     *,
     note: Callable[..., None],
+    watch: Stopwatch,
     check: Callable[[], None],
     connected: Callable[[], object],
     stack: ExitStack,
@@ -32,6 +34,7 @@ def start(
         holdings: The clients' examples.
         fleet: Whose resources count.
         note: Takes what the runtime's work took.
+        watch: Of this process.
         check: Raises `Interrupted` when somebody wants the run to end.
         connected: Is called once Ray has started.
         stack: Gets what must be closed.
@@ -65,6 +68,7 @@ def start(
         limits=experiment.limits,
         note=note,
         paths=request.paths,
+        watch=watch,
         check=check,
     )
     stack.callback(runtime.close)

@@ -206,6 +206,28 @@ def accuracies(known: pd.Series[float]) -> Markup:
     return svg(figure)
 
 
+def usage(spent: pd.DataFrame) -> Markup:
+    """Draw a bar a process, cut into what its CPU seconds went into.
+
+    Args:
+        spent: CPU seconds, a row a process, a column a sort of work.
+    """
+    paints = ("good", "up", "down", "old", "soft", "bad", "rule")
+    figure = Figure(figsize=(10, 0.9 + 0.42 * len(spent)), layout="constrained")
+    axes = figure.subplots()
+    scale, unit = unit_for(spent.sum(axis=1).max(), TIME)
+    places = np.arange(len(spent), dtype=float)[::-1]
+    begin = np.zeros(len(spent))
+    for paint, (sort, seconds) in zip(paints, spent.items(), strict=False):
+        axes.barh(places, seconds / scale, left=begin, height=0.7, color=PAINT[paint], label=sort)
+        begin += seconds.to_numpy() / scale
+    axes.set_yticks(places, list(spent.index))
+    axes.set(xlabel=f"CPU time, {unit}")
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside upper right", ncols=4)
+    return svg(figure)
+
+
 def worst_tenth(clients: int) -> int:
     """Return how many clients the worst-served tenth are, at least one."""
     return -(-clients // 10)

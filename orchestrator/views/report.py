@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from orchestrator import people
-from orchestrator.log import EVENTS_SCHEMA
+from orchestrator.log import EVENTS_SCHEMA, OPS_SCHEMA
 from orchestrator.views import pictures
 from orchestrator.views import report_parts as parts
 from orchestrator.views.pages import Tile, render
@@ -34,6 +34,7 @@ from orchestrator.views.readable import (
     plain,
 )
 from orchestrator.views.report_clients import clients as who_took_part
+from orchestrator.views.report_usage import where_time_went
 from orchestrator.yaml_source import NotYamlError, read_yaml
 from policies.guards import Load
 
@@ -44,8 +45,8 @@ def write_report(out: Path) -> Path:
     """Write `report.html` from what a run left in its folder.
 
     Args:
-        out: Holds `events.parquet`, `summary.json` and `experiment.yaml`; what is missing is left
-            out of the page.
+        out: Holds the logs, `summary.json` and `experiment.yaml`; what is missing is left out of
+            the page.
 
     Returns:
         The page.
@@ -66,6 +67,7 @@ def write_report(out: Path) -> Path:
             who_took_part(clients, _load(settings)),
             parts.outcomes(events),
             parts.guards(events),
+            where_time_went(_used(out / "ops.parquet"), summary),
         ]
     names = ("digest", "numerics", "mlflow_run_id")
     page = render(
@@ -110,6 +112,13 @@ def _clients(out: Path, events: pd.DataFrame) -> pd.DataFrame:
     about = {"memory_share": unknown, "accuracy": unknown}
     found = people.table(events, about, span_s=float(events["time_s"].max()))
     return found[found["asked"] > 0]
+
+
+def _used(path: Path) -> pd.DataFrame:
+    """Return what the processes' time went into; no rows of a run without `--profile`."""
+    table = pq.read_table(path) if path.exists() else OPS_SCHEMA.empty_table()
+    ops: pd.DataFrame = table.to_pandas()
+    return ops[ops["kind"] == "used"]
 
 
 def _settings(experiment: str) -> Mapping[str, Any]:

@@ -43,12 +43,17 @@ def reference(small: Any, ran: Any) -> str:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pooled(workers: int, small: Any, reference: str, head: Any, tmp_path: Path) -> None:
     """Actors that host many clients give the in-process digest, however many there are."""
-    summary, ops = on_ray(small("hosting=pooled"), tmp_path / "run", head.address, workers=workers)
+    summary, ops = on_ray(
+        small("hosting=pooled"), tmp_path / "run", head.address, workers=workers, profile=True
+    )
     assert summary.digest == reference
     assert (summary.hosting, summary.client_actors) == ("pooled", workers)
     started = {row["actor"] for row in ops if row["kind"] == "actor_started"}
     assert started <= {f"worker-{index}" for index in range(workers)}  # the run may end first
     assert started
+    used = {(row["actor"], row["detail"]) for row in ops if row["kind"] == "used"}
+    assert {("engine", "send work"), ("parameter server", "make versions")} <= used
+    assert {(actor, "train") for actor in started} & used
     assert summary.peak_pss_bytes > 10**8
 
 
