@@ -23,13 +23,13 @@ from actors.learning.evaluation_torch import Evaluation
 from actors.publisher import Shipment
 from actors.server import Committed, Delivery, Receipt, Snapshot
 from orchestrator.books import (
-    ClientStates,
     Ledger,
     Published,
     Resources,
     Roster,
     VersionStore,
 )
+from orchestrator.client_states import ClientStates
 from orchestrator.engine import Engine
 from orchestrator.plan import Flight, Round
 from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
