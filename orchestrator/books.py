@@ -175,18 +175,18 @@ class Roster:
     @property
     def left(self) -> list[int]:
         """Who was taken out of the run."""
-        return [client for client, left in enumerate(self._left) if left]
+        return _set(self._left)
 
     @property
     def quarantined(self) -> list[int]:
         """Who is in quarantine."""
-        return [client for client, out in enumerate(self._out) if out]
+        return _set(self._out)
 
     def dump(self) -> dict[str, Any]:
         """Return all of it."""
         return {
             "size": self.size,
-            "busy": [c for c, busy in enumerate(self._busy) if busy],
+            "busy": _set(self._busy),
             "quarantined": self.quarantined,
             "left": self.left,
             "next_number": sorted(self.next_number.items()),
@@ -207,6 +207,12 @@ class Roster:
         roster.next_number = dict(map(tuple, data["next_number"]))
         roster.strikes = dict(map(tuple, data["strikes"]))
         return roster
+
+
+def _set(flags: bytearray) -> list[int]:
+    """Return who has a flag."""
+    found: list[int] = np.flatnonzero(np.frombuffer(flags, dtype=np.bool_)).tolist()
+    return found
 
 
 class Present:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
@@ -59,6 +60,10 @@ class ClientStates:
 
     Args:
         most_waste_bytes: Dead bytes in mostly dead buffers that are put up with.
+
+    Attributes:
+        waste_bytes: Dead bytes in mostly dead buffers.
+        saved: The checkpoint that they were last written into or read from.
     """
 
     def __init__(self, most_waste_bytes: int = MOST_WASTE_BYTES) -> None:
@@ -67,7 +72,8 @@ class ClientStates:
         self._buffers: dict[int, _Tenants] = {}  # by the identity of their handles
         self._wasteful: dict[int, None] = {}  # those that are mostly dead, the oldest first
         self._most_waste_bytes = most_waste_bytes
-        self.waste_bytes = 0  # dead ones in those
+        self.waste_bytes = 0
+        self.saved: Path | None = None
 
     def current(self, client: int) -> Place | None:
         """Return the state for the client's next assignment; None before its first update."""

@@ -232,11 +232,12 @@ def test_keeps_a_number_and_nothing_half_written(small: Any, build: Any, tmp_pat
 
 
 def test_nothing_in_it_is_pickled(small: Any, build: Any, tmp_path: Path) -> None:
-    """A checkpoint is one JSON file and one safetensors file."""
+    """A checkpoint is a JSON file and safetensors files."""
     engine = build(small())
     engine.begin()
     target = checkpoint.save(engine, tmp_path)
-    assert sorted(p.name for p in target.iterdir()) == ["arrays.safetensors", "state.json"]
+    names = sorted(p.name for p in target.iterdir())
+    assert names == ["arrays.safetensors", "state.json", "states.safetensors"]
     json.loads((target / "state.json").read_text(encoding="utf-8"))
 
 
@@ -247,7 +248,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 3"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 4"):
         checkpoint.load(tmp_path)
 
 
