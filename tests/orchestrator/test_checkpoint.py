@@ -241,6 +241,46 @@ def test_nothing_in_it_is_pickled(small: Any, build: Any, tmp_path: Path) -> Non
     json.loads((target / "state.json").read_text(encoding="utf-8"))
 
 
+def test_what_is_the_same_is_not_written_again(small: Any, build: Any, tmp_path: Path) -> None:
+    """Clients' states of the last checkpoint are linked; none of them is even fetched."""
+    engine = build(small("method.concurrency=2"), between_events=Cut(90))
+    engine.begin()
+    with pytest.raises(Interrupted):
+        engine.run()
+    first = checkpoint.save(engine, tmp_path)
+    fetched, fetch = [], engine.runtime.fetch
+
+    def watched(what: Any) -> Any:
+        fetched.append(what)
+        return fetch(what)
+
+    engine.runtime.fetch = watched
+    second = checkpoint.save(engine, tmp_path)
+    places = [place for *_, place in engine.states.items()]
+    assert len(places) > 3
+    assert not [what for what in fetched if any(what is place for place in places)]
+    files = [sorted(folder.glob("states-*")) for folder in (first, second)]
+    assert files[0]
+    assert [f.stat().st_ino for f in files[0]] == [f.stat().st_ino for f in files[1]]
+
+
+def test_the_json_has_no_row_a_client(small: Any, build: Any, tmp_path: Path) -> None:
+    """What there is of every client that took part is arrays; the JSON is of those under way."""
+    engine = build(small())
+    engine.begin()
+    before = checkpoint.save(engine, tmp_path)
+    for client in range(6, 10_006):
+        engine.held[client] = engine.head
+        engine.roster.next_number[client] = 1
+        engine.roster.strikes[client] = 1
+    after = checkpoint.save(engine, tmp_path)
+    sizes = [(folder / "state.json").stat().st_size for folder in (before, after)]
+    assert sizes[1] < sizes[0] + 100
+    saved = checkpoint.load(tmp_path)
+    assert saved is not None
+    assert saved.arrays["by-client/held"].shape == (10_000, 3)
+
+
 def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> None:
     """A checkpoint of another format says so, and which version reads it."""
     engine = build(small())
