@@ -165,10 +165,15 @@ def main() -> None:
             for clients, found in turns.items():
                 workers, churn = arguments.workers, arguments.churn
                 found.append(measure(clients, versions, workers, folder, churn=churn))
+                if arguments.json:  # after every turn: what is measured is not lost
+                    write(turns, arguments.json)
     show(turns, arguments.workers, repeats, BUFFER * versions)
-    if arguments.json:
-        rows = {str(clients): [asdict(turn) for turn in found] for clients, found in turns.items()}
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def write(turns: dict[int, list[Turn]], file: Path) -> None:
+    """Write the figures of all turns so far."""
+    rows = {str(clients): [asdict(turn) for turn in found] for clients, found in turns.items()}
+    file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 def show(turns: dict[int, list[Turn]], workers: int, repeats: int, updates: int) -> None:

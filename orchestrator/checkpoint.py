@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,6 +174,8 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         blobs.arrays[f"{_BY_CLIENT}{name}"] = np.array(table, dtype=np.int64)
     newest = engine.versions.newest
     last = engine.last_evaluation
+    if last is not None:
+        blobs.arrays[f"{_BY_CLIENT}accuracy"] = np.array(last[1].by_owner, dtype=np.float64)
     under_way = {_key(f.state) for f in engine.flights.values() if f.state}
     rows = {key: at for at, place in enumerate(places) if (key := _key(place)) in under_way}
     return {
@@ -193,7 +195,7 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         "measures": sorted(engine.measures.items()),
         "stopped": asdict(engine.stopped) if engine.stopped else None,
         "best": engine.best,
-        "last_evaluation": [last[0], asdict(last[1])] if last else None,
+        "last_evaluation": [last[0], asdict(replace(last[1], by_owner=()))] if last else None,
         "exams": engine.examiner.dump(),
         "receipts": [(v, _receipt(p.result())) for v, p in engine.receipts.items()],
         "versions": [
@@ -274,6 +276,7 @@ class _Reader:
         self._states()
         if state["last_evaluation"]:
             version, found = state["last_evaluation"]
+            found["by_owner"] = self._by_client("accuracy")
             found |= {name: tuple(found[name]) for name in ("recall", "support", "by_owner")}
             engine.last_evaluation = (Version(*version), Evaluation(**found))
         best = state["best"]
@@ -287,8 +290,8 @@ class _Reader:
             self._handles[name] = self._engine.runtime.put(self._arrays[name])
         return self._handles[name]
 
-    def _by_client(self, name: str) -> list[list[int]]:
-        found: list[list[int]] = self._arrays[f"{_BY_CLIENT}{name}"].tolist()
+    def _by_client(self, name: str) -> list[Any]:
+        found: list[Any] = self._arrays[f"{_BY_CLIENT}{name}"].tolist()
         return found
 
     def _place(self, name: str) -> Place:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from actors.learning.evaluation_torch import Evaluation
 from orchestrator import checkpoint
 from orchestrator.engine import Interrupted
 from policies.types import ExperimentError
@@ -273,12 +276,20 @@ def test_the_json_has_no_row_a_client(small: Any, build: Any, tmp_path: Path) ->
         engine.held[client] = engine.head
         engine.roster.next_number[client] = 1
         engine.roster.strikes[client] = 1
+    accuracy = (*np.linspace(0, 1, 10_000).tolist(), math.nan)
+    found = Evaluation(0.5, 1.0, (0.5, math.nan), (3, 0), accuracy)
+    engine.last_evaluation = (engine.head, found)
     after = checkpoint.save(engine, tmp_path)
     sizes = [(folder / "state.json").stat().st_size for folder in (before, after)]
-    assert sizes[1] < sizes[0] + 100
+    assert sizes[1] < sizes[0] + 300
     saved = checkpoint.load(tmp_path)
     assert saved is not None
     assert saved.arrays["by-client/held"].shape == (10_000, 3)
+    again = build(small())
+    checkpoint.restore(again, saved)
+    assert again.roster.dump() == engine.roster.dump()
+    assert again.held == engine.held
+    np.testing.assert_equal(again.last_evaluation[1].by_owner, accuracy)
 
 
 def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> None:
