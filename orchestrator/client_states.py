@@ -160,7 +160,7 @@ class ClientStates:
             return 0
         names = [name for at in self._wasteful for name in sorted(self._buffers[at].names)]
         places = [self._place(name) for name in names]
-        moved = together(store, _fetched(store, places))
+        moved = together(store, fetched(store, places))
         for name, place in zip(names, moved, strict=True):
             self._move(name, place)
         return len(moved)
@@ -241,7 +241,7 @@ def _laid(store: Store, states: Sequence[Buffer]) -> list[Place]:
     return [Place(handle, *bounds) for bounds in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _fetched(store: Store, places: Iterable[Place]) -> Iterator[Buffer]:
+def fetched(store: Store, places: Iterable[Place]) -> Iterator[Buffer]:
     """Yield the bytes at places; neighbours in one buffer are fetched once."""
     for _, neighbours in groupby(places, key=lambda place: id(place.handle)):
         first, *others = neighbours

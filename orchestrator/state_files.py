@@ -12,14 +12,14 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from orchestrator.client_states import ClientStates, Store, together
+from orchestrator.client_states import ClientStates, Store, fetched, together
 from orchestrator.runtime import Place
 from policies.types import Buffer
 
@@ -58,9 +58,10 @@ def write(states: ClientStates, store: Store, folder: Path) -> list[Place]:
         _take_over(rows, known, states.saved)
         for file in np.unique(rows[rows[:, _FILE] >= 0, _FILE]).tolist():
             _link(states.saved / _name(file), folder / _name(file))
-    fresh = np.flatnonzero(rows[:, _FILE] < 0)
+    fresh = _by_buffer(np.flatnonzero(rows[:, _FILE] < 0), places)
     for file, part in enumerate(_files(rows, fresh), following):
-        save_file({"states": _laid(store, [places[at] for at in part])}, folder / _name(file))
+        content = np.concatenate([*fetched(store, [places[at] for at in part])])
+        save_file({"states": content}, folder / _name(file))
         ends = np.cumsum(rows[part, _STOP])
         rows[part, _START], rows[part, _STOP] = ends - rows[part, _STOP], ends
         rows[part, _FILE] = file
@@ -122,6 +123,13 @@ def _take_over(rows: Rows, known: Rows, folder: Path) -> None:
     rows[again, _FILE:] = np.stack([np.full(again.size, -1), 0 * again, sizes[again]], axis=1)
 
 
+def _by_buffer(which: npt.NDArray[np.int64], places: Sequence[Place]) -> npt.NDArray[np.int64]:
+    """Put next to each other what lies in one buffer: it may have to come from the disk."""
+    first: dict[int, int] = {}
+    buffers = [first.setdefault(id(places[at].handle), len(first)) for at in which.tolist()]
+    return which[np.argsort(buffers, kind="stable")]
+
+
 def _names(rows: Rows) -> npt.NDArray[np.int64]:
     """Return client and number as one integer, shape (states,)."""
     return np.asarray((rows[:, 0] << 32) | rows[:, 1])
@@ -136,10 +144,6 @@ def _files(rows: Rows, fresh: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.
         end = max(end, begin + 1)
         yield fresh[begin:end]
         begin, written = end, int(ends[end - 1])
-
-
-def _laid(store: Store, places: Sequence[Place]) -> npt.NDArray[Any]:
-    return np.concatenate([store.fetch(place) for place in places])
 
 
 def _name(file: int) -> str:

@@ -29,7 +29,7 @@ class Shelf:
         return buffer.copy()
 
     def fetch(self, what: Any) -> Buffer:
-        found = what.handle[what.start : what.stop]
+        found: Buffer = what.handle[what.start : what.stop] if isinstance(what, Place) else what
         self.fetched += found.size
         return found
 
@@ -136,3 +136,18 @@ def test_buffers_that_are_read_are_small(tmp_path: Path) -> None:
     found: list[Place] = state_files.read(ClientStates(), shelf, tmp_path / "0")
     assert sizes(tmp_path / "0")[0] > 50 * SIZE
     assert max(place.handle.size for place in found) == 16 * SIZE
+
+
+def test_a_buffer_is_fetched_once(tmp_path: Path) -> None:
+    """However clients are spread over buffers: one that was spilled is read from the disk once."""
+    rng, shelf, states = random.Random(2), Shelf(), ClientStates()
+    clients = rng.sample(range(1000), 160)
+    for at in range(0, 160, 16):
+        places = together(shelf, [np.full(SIZE, at, dtype=np.uint8)] * 16)
+        for client, place in zip(clients[at : at + 16], places, strict=True):
+            states.accept(Address(client, 0), place)
+    save(states, shelf, tmp_path / "0")
+    assert shelf.fetched == 160 * SIZE
+    again = ClientStates()
+    state_files.read(again, shelf, tmp_path / "0")
+    assert contents(again, shelf) == contents(states, shelf)
