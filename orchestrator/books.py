@@ -1,15 +1,15 @@
 """What does the engine keep account of?
 
-Plain values without time or machines in them: the event queue, who is idle, what each client's
-current state is, which versions are still needed, and how many updates went which way. Each can be
-written into a checkpoint (`dump`) and read back.
+Plain values without time or machines in them: the event queue, who is idle, which versions are
+still needed, and how many updates went which way. Each can be written into a checkpoint (`dump`)
+and read back. The clients' states have a module of their own.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from statistics import fmean, pstdev
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.publisher import Shipment
-from orchestrator.runtime import Handle, Place
+from orchestrator.runtime import Handle
 from policies.types import Address, Outcome, Verdict, Version
 
 if TYPE_CHECKING:
@@ -175,18 +175,18 @@ class Roster:
     @property
     def left(self) -> list[int]:
         """Who was taken out of the run."""
-        return [client for client, left in enumerate(self._left) if left]
+        return _set(self._left)
 
     @property
     def quarantined(self) -> list[int]:
         """Who is in quarantine."""
-        return [client for client, out in enumerate(self._out) if out]
+        return _set(self._out)
 
     def dump(self) -> dict[str, Any]:
         """Return all of it."""
         return {
             "size": self.size,
-            "busy": [c for c, busy in enumerate(self._busy) if busy],
+            "busy": _set(self._busy),
             "quarantined": self.quarantined,
             "left": self.left,
             "next_number": sorted(self.next_number.items()),
@@ -207,6 +207,12 @@ class Roster:
         roster.next_number = dict(map(tuple, data["next_number"]))
         roster.strikes = dict(map(tuple, data["strikes"]))
         return roster
+
+
+def _set(flags: bytearray) -> list[int]:
+    """Return who has a flag."""
+    found: list[int] = np.flatnonzero(np.frombuffer(flags, dtype=np.bool_)).tolist()
+    return found
 
 
 class Present:
@@ -237,64 +243,6 @@ class Present:
     def is_idle(self, client: int) -> bool:
         """Whether this one can be asked."""
         return bool(self._askable[client])
-
-
-class ClientStates:
-    """Which state each client trains from next.
-
-    The state behind an accepted update is provisional until the update is committed: the next
-    assignment builds on it, and a rollback that supersedes the update takes it back.
-    """
-
-    def __init__(self) -> None:
-        self._committed: dict[int, tuple[int, Place]] = {}
-        self._provisional: dict[int, list[tuple[int, Place]]] = {}
-
-    def current(self, client: int) -> Place | None:
-        """Return the state for the client's next assignment; None before its first update."""
-        if self._provisional.get(client):
-            return self._provisional[client][-1][1]
-        return self._committed[client][1] if client in self._committed else None
-
-    def accept(self, address: Address, state: Place | None) -> None:
-        """Build on an accepted update's state."""
-        if state is not None:
-            self._provisional.setdefault(address.client, []).append((address.number, state))
-
-    def commit(self, address: Address) -> None:
-        """Make an update's state the one that stays."""
-        waiting = self._provisional.get(address.client, [])
-        for number, state in waiting:
-            if number == address.number:
-                self._committed[address.client] = (number, state)
-        self._keep(address.client, [w for w in waiting if w[0] > address.number])
-
-    def supersede(self, address: Address) -> None:
-        """Take back an accepted update's state, and whatever was built on it."""
-        waiting = self._provisional.get(address.client, [])
-        self._keep(address.client, [w for w in waiting if w[0] < address.number])
-
-    def _keep(self, client: int, waiting: list[tuple[int, Place]]) -> None:
-        if waiting:
-            self._provisional[client] = waiting
-        else:
-            self._provisional.pop(client, None)
-
-    def items(self) -> Iterator[tuple[int, int, bool, Place]]:
-        """Yield (client, number, committed, state) for a checkpoint, in order."""
-        for client in sorted(self._committed):
-            number, state = self._committed[client]
-            yield client, number, True, state
-        for client in sorted(self._provisional):
-            for number, state in self._provisional[client]:
-                yield client, number, False, state
-
-    def put(self, client: int, number: int, *, committed: bool, state: Place) -> None:
-        """Read one of `items` back."""
-        if committed:
-            self._committed[client] = (number, state)
-        else:
-            self._provisional.setdefault(client, []).append((number, state))
 
 
 class Published(NamedTuple):

@@ -2,8 +2,8 @@
 
 A checkpoint holds the engine between two events and every buffer that it still needs: versions in
 use, clients' states, payloads that wait for their version, and the server's own state. What was
-being trained is trained again from there, to the same bytes. Nothing in it is pickled: one JSON
-file and one safetensors file in a folder that appears under its name only when it is complete.
+being trained is trained again from there, to the same bytes. Nothing in it is pickled: a JSON file
+and safetensors files in a folder that appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,14 +22,15 @@ from safetensors.numpy import load_file, save_file
 from actors.learning.evaluation_torch import Evaluation
 from actors.publisher import Shipment
 from actors.server import Committed, Delivery, Receipt, Snapshot
+from orchestrator import state_files
 from orchestrator.books import (
-    ClientStates,
     Ledger,
     Published,
     Resources,
     Roster,
     VersionStore,
 )
+from orchestrator.client_states import ClientStates
 from orchestrator.engine import Engine
 from orchestrator.plan import Flight, Round
 from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
@@ -38,12 +39,15 @@ from orchestrator.timetable import Leg
 from policies.guards import StopReason
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Download": Download,
     "Compute": Compute,
     "Upload": Upload,
 }
+_OF_ROSTER: Final = ("next_number", "strikes")
+_BY_CLIENT: Final = "by-client/"
+"""Before the names of arrays with a row for each client that took part."""
 _PLAIN: Final = (
     "at", "trained_s", "device_s", "energy_j", "payload_bytes", "uplink_bytes", "accepted",
 )  # fmt: skip
@@ -52,8 +56,9 @@ _PLAIN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A checkpoint as read: plain data, and arrays by name."""
+    """A checkpoint as read: plain data, and arrays by name; clients' states stay in its folder."""
 
+    folder: Path
     state: dict[str, Any]
     arrays: Mapping[str, np.ndarray[Any, Any]]
 
@@ -68,7 +73,7 @@ class _Blobs:
 
     def save(self, name: str, what: Handle | Place) -> str:
         place = what if isinstance(what, Place) else Place(what, 0, 0)
-        key = (id(place.handle), place.start, place.stop)
+        key = _key(place)
         if key not in self.names:
             self.names[key] = name
             self.arrays[name] = np.array(self.runtime.fetch(what))
@@ -92,13 +97,14 @@ def save(
         The checkpoint's folder.
     """
     rows = engine.events.flush()
-    blobs = _Blobs(engine.runtime)
-    state = _dump(engine, blobs) | {"format": FORMAT, "events_rows": rows, **(extra or {})}
     folder.mkdir(parents=True, exist_ok=True)
     number = max((int(p.name) for p in _complete(folder)), default=-1) + 1
     partial = folder / f"partial-{number}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    blobs = _Blobs(engine.runtime)
+    places = state_files.write(engine.states, engine.runtime, partial)
+    state = _dump(engine, blobs, places) | {"format": FORMAT, "events_rows": rows, **(extra or {})}
     save_file(blobs.arrays, partial / "arrays.safetensors")
     (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
     for file in partial.iterdir():
@@ -106,6 +112,7 @@ def save(
     target = folder / f"{number:08d}"
     partial.rename(target)
     _sync(folder)
+    engine.states.saved = target
     for old in _complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -126,7 +133,7 @@ def load(folder: Path) -> Saved | None:
             f"{complete[-1]} has checkpoint format {state.get('format')}, and this version reads "
             f"{FORMAT}. Resume it with the version that wrote it."
         )
-    return Saved(state, load_file(complete[-1] / "arrays.safetensors"))
+    return Saved(complete[-1], state, load_file(complete[-1] / "arrays.safetensors"))
 
 
 def restore(engine: Engine, saved: Saved) -> None:
@@ -151,18 +158,31 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
+def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, Any]:
     server = engine.runtime.snapshot(engine.head)
     blobs.arrays["server/model"] = server.model
     for name, array in server.memory.items():
         blobs.arrays[f"server/memory/{name}"] = array
+    roster = engine.roster.dump()
+    held = [(client, *version) for client, version in sorted(engine.held.items())]
+    by_client = {
+        "held": held,
+        "last_number": sorted(server.last_number.items()),
+        **{name: roster.pop(name) for name in _OF_ROSTER},
+    }
+    for name, table in by_client.items():
+        blobs.arrays[f"{_BY_CLIENT}{name}"] = np.array(table, dtype=np.int64)
     newest = engine.versions.newest
     last = engine.last_evaluation
+    if last is not None:
+        blobs.arrays[f"{_BY_CLIENT}accuracy"] = np.array(last[1].by_owner, dtype=np.float64)
+    under_way = {_key(f.state) for f in engine.flights.values() if f.state}
+    rows = {key: at for at, place in enumerate(places) if (key := _key(place)) in under_way}
     return {
         "time_s": engine.clock.now_s(),
         "turns": engine.turns.dump(),
         "resources": engine.resources.dump(engine.clock.now_s()),
-        "roster": engine.roster.dump(),
+        "roster": roster,
         "ledger": engine.ledger.dump(),
         "round": asdict(engine.round),
         "head": engine.head,
@@ -172,24 +192,24 @@ def _dump(engine: Engine, blobs: _Blobs) -> dict[str, Any]:
         "points": engine.points,
         "in_vain": engine.in_vain,
         "ended_s": engine.ended_s,
-        "held": sorted(engine.held.items()),
         "measures": sorted(engine.measures.items()),
         "stopped": asdict(engine.stopped) if engine.stopped else None,
         "best": engine.best,
-        "last_evaluation": [last[0], asdict(last[1])] if last else None,
+        "last_evaluation": [last[0], asdict(replace(last[1], by_owner=()))] if last else None,
         "exams": engine.examiner.dump(),
         "receipts": [(v, _receipt(p.result())) for v, p in engine.receipts.items()],
-        "last_number": sorted(server.last_number.items()),
         "versions": [
             (v, users, published, v == newest, blobs.save(f"version/{v.number}", handle))
             for v, users, published, handle in engine.versions.items()
         ],
-        "states": [
-            (c, n, committed, blobs.save(f"state/{c}/{n}", place))
-            for c, n, committed, place in engine.states.items()
+        "flights": [
+            _flight(f, f.address in engine.buffer, blobs, rows) for f in engine.flights.values()
         ],
-        "flights": [_flight(f, f.address in engine.buffer, blobs) for f in engine.flights.values()],
     }
+
+
+def _key(place: Place) -> tuple[int, int, int]:
+    return id(place.handle), place.start, place.stop
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:
@@ -198,13 +218,21 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
     return data
 
 
-def _flight(flight: Flight, in_buffer: bool, blobs: _Blobs) -> dict[str, Any]:
+def _flight(
+    flight: Flight, in_buffer: bool, blobs: _Blobs, rows: Mapping[tuple[int, int, int], int]
+) -> dict[str, Any]:
+    """Return a flight; its state is the row of a client's, or an array's name if none has it."""
     client, number = flight.address
     payload = flight.finished.payload if in_buffer and flight.finished else None
+    state: int | str | None = None
+    if flight.state is not None:
+        state = rows.get(_key(flight.state))
+        if state is None:
+            state = blobs.save(f"from/{client}/{number}", flight.state)
     return {
         "address": flight.address,
         "base": flight.base,
-        "state": blobs.save(f"from/{client}/{number}", flight.state) if flight.state else None,
+        "state": state,
         "stages": [[type(s).__name__, asdict(s)] for s in flight.stages],
         "held": flight.held,
         "density": flight.density,
@@ -219,8 +247,10 @@ class _Reader:
 
     def __init__(self, engine: Engine, saved: Saved) -> None:
         self._engine = engine
+        self._folder = saved.folder
         self._state = saved.state
         self._arrays = saved.arrays
+        self._places: list[Place] = []
         self._handles: dict[str, Handle] = {}
 
     def read(self) -> None:
@@ -228,7 +258,8 @@ class _Reader:
         self._server()
         engine.turns.load(state["turns"])
         engine.resources = Resources(state["resources"])
-        engine.roster = Roster.load(state["roster"])
+        roster = state["roster"] | {name: self._by_client(name) for name in _OF_ROSTER}
+        engine.roster = Roster.load(roster)
         engine.ledger = Ledger(**state["ledger"])
         engine.round = Round(**state["round"])
         engine.head = Version(*state["head"])
@@ -238,13 +269,14 @@ class _Reader:
         engine.points = state["points"]
         engine.in_vain = state["in_vain"]
         engine.ended_s = state["ended_s"]
-        engine.held = {c: Version(*v) for c, v in state["held"]}
+        engine.held = {c: Version(*v) for c, *v in self._by_client("held")}
         engine.measures = {Version(*v): figures for v, figures in state["measures"]}
         engine.stopped = StopReason(**state["stopped"]) if state["stopped"] else None
         self._versions()
         self._states()
         if state["last_evaluation"]:
             version, found = state["last_evaluation"]
+            found["by_owner"] = self._by_client("accuracy")
             found |= {name: tuple(found[name]) for name in ("recall", "support", "by_owner")}
             engine.last_evaluation = (Version(*version), Evaluation(**found))
         best = state["best"]
@@ -258,6 +290,10 @@ class _Reader:
             self._handles[name] = self._engine.runtime.put(self._arrays[name])
         return self._handles[name]
 
+    def _by_client(self, name: str) -> list[Any]:
+        found: list[Any] = self._arrays[f"{_BY_CLIENT}{name}"].tolist()
+        return found
+
     def _place(self, name: str) -> Place:
         return Place(self._handle(name), 0, int(self._arrays[name].size))
 
@@ -268,7 +304,7 @@ class _Reader:
             for name, array in self._arrays.items()
             if name.startswith(prefix)
         }
-        last = {int(c): int(n) for c, n in self._state["last_number"]}
+        last = {row[0]: row[1] for row in self._by_client("last_number")}
         head = Version(*self._state["head"])
         snapshot = Snapshot(head, self._arrays["server/model"], memory, last)
         rows = self._state["versions"]  # in their order; `newest` is what clients are sent now
@@ -285,9 +321,14 @@ class _Reader:
 
     def _states(self) -> None:
         states = ClientStates()
-        for client, number, committed, name in self._state["states"]:
-            states.put(client, number, committed=committed, state=self._place(name))
+        self._places = state_files.read(states, self._engine.runtime, self._folder)
         self._engine.states = states
+
+    def _state_of(self, flight: Mapping[str, Any]) -> Place | None:
+        state = flight["state"]
+        if state is None:
+            return None
+        return self._places[state] if isinstance(state, int) else self._place(state)
 
     def _flights(self) -> None:
         """Deliver again what waits for its version, and train again what was under way."""
@@ -297,7 +338,7 @@ class _Reader:
             flight = Flight(
                 Address(*row["address"]),
                 Version(*row["base"]),
-                self._place(row["state"]) if row["state"] else None,
+                self._state_of(row),
                 Version(*row["held"]) if row["held"] else None,
                 row["density"],
                 tuple(_STAGES[name](**values) for name, values in row["stages"]),

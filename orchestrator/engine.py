@@ -20,7 +20,6 @@ from actors.server import Receipt, whole_model
 from actors.stopwatch import Stopwatch
 from actors.work import Assignment
 from orchestrator.books import (
-    ClientStates,
     Event,
     Kind,
     Ledger,
@@ -32,6 +31,7 @@ from orchestrator.books import (
     accuracy_swing,
     tail_accuracy,
 )
+from orchestrator.client_states import ClientStates
 from orchestrator.clock import Clock
 from orchestrator.examiner import Examiner, Test
 from orchestrator.fleet import Fleet
@@ -179,6 +179,7 @@ class Engine:
         while True:
             self._between_events(self)
             self._listen()
+            self.states.compact(self.runtime)
             event = self.turns.next()
             if event is None:
                 break

@@ -24,6 +24,8 @@ ACTOR_BYTES = 200 * 2**20
 """Memory of an actor with torch before it has any data."""
 
 Demand = Mapping[str, float]
+Kinds = Sequence[tuple[ActorResources, int]]
+"""What clients' actors reserve, and how many of them do."""
 _COUNTED: Final = frozenset({"CPU", "GPU", "memory"})
 """What Ray finds on a node by itself; other resources a node has by `ray start --resources`."""
 
@@ -113,14 +115,16 @@ class Shortage:
         return "Every silo has an actor of its own. Lower the resources in fleet.mix or add nodes."
 
 
-def shortage(nodes: Sequence[Node], demands: Sequence[Demand]) -> Shortage | None:
+def shortage(nodes: Sequence[Node], wanted: Kinds) -> Shortage | None:
     """Find actors that do not fit, node by node; None if all do.
 
     Places the largest first on the first node with room, which is how it would have to be tried
     by hand; a fleet that only a cleverer packing fits is refused.
     """
     free = [dict(node.has) for node in nodes]
-    kinds = Counter(tuple(sorted(d.items())) for d in demands)
+    kinds: Counter[tuple[tuple[str, float], ...]] = Counter()
+    for resources, count in wanted:
+        kinds[tuple(sorted(demand(resources).items()))] += count
     for kind, count in sorted(kinds.items(), key=lambda item: item[0], reverse=True):
         left = count
         for room in free:
@@ -147,7 +151,7 @@ def _amount(name: str, amount: float) -> str:
 
 def choose(
     wanted: Literal["auto", "dedicated", "pooled"],
-    resources: Sequence[ActorResources],
+    resources: Kinds,
     nodes: Sequence[Node],
     *,
     workers: int | None = None,
@@ -158,7 +162,7 @@ def choose(
 
     Args:
         wanted: What the experiment asks for.
-        resources: Of each client.
+        resources: Of the clients.
         nodes: The cluster.
         workers: Pooled actors; by default one a CPU.
         free_bytes: Memory that is really free where the actors go, if it is known.
@@ -170,8 +174,8 @@ def choose(
     cpus = sum(floor(node.has.get("CPU", 0.0)) for node in nodes)
     if wanted == "pooled":
         return _pooled(cpus, workers, "the experiment asks for it")
-    lacking = shortage(nodes, [demand(r) for r in resources])
-    count = len(resources)
+    lacking = shortage(nodes, resources)
+    count = sum(many for _, many in resources)
     start_s = START_CPU_S * count / max(cpus, 1)
     if wanted == "dedicated":
         if lacking:

@@ -64,8 +64,8 @@ def clients(
         accuracy = told.accuracies(last[1])
     about = {
         "name": told.names,
-        "profile": [fleet.profile_of(client).name for client in range(len(fleet))],
-        "region": [fleet.region_of(client) for client in range(len(fleet))],
+        "profile": fleet.profile_names(),
+        "region": fleet.region_names(),
         "examples": told.sizes.train,
         "memory_share": experiment.training_bytes(told.shape) / fleet.memory_bytes(),
         "accuracy": accuracy,

@@ -82,11 +82,11 @@ class Told:
         found = np.full(len(self), np.nan)
         holdings = self._holdings
         if evaluation.by_owner and isinstance(holdings, Dealt):
-            owners = [holdings.owner_of(client) for client in range(len(self))]
-            for client, owner in enumerate(owners):
-                if owner is not None and owner < len(evaluation.by_owner):
-                    found[client] = evaluation.by_owner[owner]
-            if any(owner is not None for owner in owners):
+            owners = holdings.owners
+            if owners is not None and (owners >= 0).any():
+                by_owner = np.asarray(evaluation.by_owner)
+                known = np.flatnonzero((owners >= 0) & (owners < by_owner.size))
+                found[known] = by_owner[owners[known]]
                 return found
         recall = np.nan_to_num(np.asarray(evaluation.recall, dtype=np.float64))
         for client in range(0, len(self), -(-len(self) // MOST_CLIENTS)):

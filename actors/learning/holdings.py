@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.learning.examples import DataSet, DataShape, Labels
-from actors.learning.shards import Indices, Shards
+from actors.learning.shards import Indices, ListedShards, Shards
 from actors.learning.sources.base import DataSettings
 from actors.learning.sources.silos import Silos
 
@@ -112,10 +112,27 @@ class Dealt(Holdings):
     Attributes:
         data: All examples.
         shards: Which are whose.
+        owners: Which of the source's clients each client is, shape (clients,); -1 if its rows are
+            of several; None if the source names no clients.
     """
 
     data: DataSet
     shards: Shards
+    owners: npt.NDArray[np.int64] | None = field(init=False)
+    _tests: ListedShards = field(init=False)
+
+    def __post_init__(self) -> None:
+        data = self.data
+        whose, tested = data.clients_train, data.clients_test
+        owners = None if whose is None else self.shards.owners(whose)
+        if tested is None:
+            tests = Shards.of([])
+        else:
+            counts = np.bincount(tested, minlength=len(data.client_names))
+            bounds = np.cumsum([0, *counts], dtype=np.int64)
+            tests = ListedShards(np.argsort(tested, kind="stable"), bounds)
+        object.__setattr__(self, "owners", owners)
+        object.__setattr__(self, "_tests", tests)
 
     @property
     def shape(self) -> DataShape:  # type: ignore[override]  # as good as an attribute
@@ -137,11 +154,8 @@ class Dealt(Holdings):
 
     def owner_of(self, client: int) -> int | None:
         """Return which of the source's clients a client is; None if its rows are of several."""
-        owners = self.data.clients_train
-        if owners is None:
-            return None
-        found = owners[self.shards[client]]
-        return int(found[0]) if found.size and (found == found[0]).all() else None
+        owner = -1 if self.owners is None else int(self.owners[client])
+        return None if owner < 0 else owner
 
     def train(self, client: int, number: int) -> Examples:
         """Return a client's rows."""
@@ -159,8 +173,7 @@ class Dealt(Holdings):
 
     def describe(self, client: int) -> Description:
         """Count a client's rows."""
-        rows = self.shards[client]
-        counts = np.bincount(self.data.y_train[rows], minlength=self.data.classes)
+        counts = self.shards.counts(client, self.data.y_train, self.data.classes)
         return Description(
             self.shards.examples(client), int(self._tested(client).size), tuple(counts.tolist())
         )
@@ -169,10 +182,9 @@ class Dealt(Holdings):
         """Count all clients' rows."""
         train = self.shards.sizes()
         test = np.zeros_like(train)
-        if self.data.clients_test is not None:
-            counts = np.bincount(self.data.clients_test, minlength=len(self.data.client_names))
-            owners = [self.owner_of(client) for client in range(len(self))]
-            test[:] = [0 if owner is None else counts[owner] for owner in owners]
+        if self.owners is not None and len(self._tests):
+            named = self.owners >= 0
+            test[named] = self._tests.sizes()[self.owners[named]]
         return Sizes(train, test)
 
     def keeps(self) -> bool:
@@ -180,10 +192,10 @@ class Dealt(Holdings):
         return not self.shards.moving
 
     def _tested(self, client: int) -> Indices:
-        owners, owner = self.data.clients_test, self.owner_of(client)
-        if owners is None or owner is None:
+        owner = self.owner_of(client)
+        if owner is None or not len(self._tests):
             return np.empty(0, dtype=np.int64)
-        return np.flatnonzero(owners == owner)
+        return self._tests[owner]
 
 
 @dataclass(slots=True, eq=False)

@@ -55,6 +55,31 @@ class Shards(ABC):
     def sizes(self) -> Indices:
         """Return `examples` of every client, shape (clients,)."""
 
+    def counts(self, client: int, labels: Indices, classes: int) -> Indices:
+        """Count the examples of each class among all that a client ever trains on.
+
+        Args:
+            client: Who.
+            labels: Of every training example, shape (n,).
+            classes: How many classes there are.
+
+        Returns:
+            Shape (classes,).
+        """
+        return np.bincount(labels[self[client]], minlength=classes)
+
+    def owners(self, owners: Indices) -> Indices:
+        """Return which of a source's clients each client is.
+
+        Args:
+            owners: The source's client of every training example, shape (n,), each >= 0.
+
+        Returns:
+            Shape (clients,); -1 for a client whose examples are of several, or that has none.
+        """
+        whose = (np.unique(owners[self[client]]) for client in range(len(self)))
+        return np.array([one[0] if one.size == 1 else -1 for one in whose], dtype=np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class ListedShards(Shards):
@@ -79,6 +104,16 @@ class ListedShards(Shards):
     def sizes(self) -> Indices:
         """Return how many examples each client has."""
         return np.diff(self.bounds)
+
+    def owners(self, owners: Indices) -> Indices:
+        """Return the one owner of each client's examples."""
+        found = np.full(len(self), -1, dtype=np.int64)
+        some = np.flatnonzero(self.sizes())
+        if some.size:
+            whose, begins = owners[self.order], self.bounds[some]
+            least, most = (f.reduceat(whose, begins) for f in (np.minimum, np.maximum))
+            found[some] = np.where(least == most, least, -1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +150,10 @@ class MovingShards(Shards):
         """Return how wide each client's window is."""
         return self._widths(self.listed.sizes())
 
+    def owners(self, owners: Indices) -> Indices:
+        """Return the one owner of each client's examples."""
+        return self.listed.owners(owners)
+
     def _widths(self, sizes: Indices) -> Indices:
         widths: Indices = np.ceil(self.window * sizes).astype(np.int64)
         return widths
@@ -148,14 +187,24 @@ class SampledShards(Shards):
         Cost:
             O(classes + examples).
         """
-        rng = stream(self.seed, "sampled", client)
-        mixture = rng.dirichlet(np.full(len(self.members), self.alpha))
-        counts = rng.multinomial(self.per_client, mixture)
+        rng, counts = self._drawn(client)
         drawn = [
             rng.choice(self.members[c], counts[c], replace=bool(counts[c] > self.members[c].size))
             for c in np.flatnonzero(counts)
         ]
         return np.sort(np.concatenate(drawn))
+
+    def counts(self, client: int, labels: Indices, classes: int) -> Indices:
+        """Return what the mixture of classes gives: which examples these are does not matter."""
+        found = np.zeros(classes, dtype=np.int64)
+        found[[labels[members[0]] for members in self.members]] = self._drawn(client)[1]
+        return found
+
+    def _drawn(self, client: int) -> tuple[np.random.Generator, Indices]:
+        """Return how many examples of each of `members` a client has, and what draws them."""
+        rng = stream(self.seed, "sampled", client)
+        mixture = rng.dirichlet(np.full(len(self.members), self.alpha))
+        return rng, rng.multinomial(self.per_client, mixture)
 
     def examples(self, client: int) -> int:
         """Return the same for every client."""
@@ -165,3 +214,8 @@ class SampledShards(Shards):
     def sizes(self) -> Indices:
         """Return the same number for every client."""
         return np.full(self.clients, self.per_client, dtype=np.int64)
+
+    def owners(self, owners: Indices) -> Indices:
+        """Return that clients draw from all that there is, whoever owns it."""
+        del owners
+        return np.full(self.clients, -1, dtype=np.int64)

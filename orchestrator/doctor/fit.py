@@ -28,11 +28,10 @@ def fit(experiment: Experiment, nodes: Sequence[Node], free_bytes: int | None) -
         free_bytes: Memory that is really free there, if it is known.
     """
     fleet = Fleet.draw(experiment.fleet, experiment.seed)
-    resources = [fleet.resources_of(client) for client in range(len(fleet))]
     try:
         hosting = choose(
             experiment.hosted(),
-            resources,
+            fleet.resources(),
             nodes,
             free_bytes=free_bytes,
             poolable=not isinstance(experiment.data, Silos),

@@ -139,6 +139,20 @@ class Fleet:
         """Return what Ray reserves for the client's actor."""
         return self.settings.mix[self._entry(client)].resources
 
+    def resources(self) -> list[tuple[ActorResources, int]]:
+        """Return what Ray reserves for clients' actors, and for how many, by entry of the mix."""
+        counts = np.bincount(self.entries, minlength=len(self.settings.mix)).tolist()
+        return [(e.resources, n) for e, n in zip(self.settings.mix, counts, strict=True) if n]
+
+    def profile_names(self) -> list[str]:
+        """Return the name of each client's device."""
+        return [self._profiles[entry].name for entry in self.entries.tolist()]
+
+    def region_names(self) -> list[str]:
+        """Return the name of each client's region, "" for all if there are none."""
+        names = [*self.settings.regions] or [""]
+        return [names[region] for region in self.regions.tolist()]
+
     def on_leave(self, client: int) -> OnLeave:
         """Return what becomes of work under way when the client goes."""
         return self.profile_of(client).on_leave

@@ -63,6 +63,7 @@ class Presence:
         self._stays = stays
         self._entries = entries
         self._seen_s = math.inf  # of what is remembered; nothing is yet
+        self._next_s = math.inf  # when the first of them changes
         self._there = np.zeros(0, dtype=np.bool_)
         self._until_s = np.zeros(0)
         self._ahead: dict[int, tuple[float, bool, float]] = {}  # (from, there, until) of some
@@ -71,17 +72,20 @@ class Presence:
         """Return the status of all clients; do not change it.
 
         Cost:
-            One comparison a client and the work for those that have changed since the last look;
-            work for all of them if time runs back.
+            Nothing while nobody changes; then a comparison a client, and the work for those that
+            have changed since the last look; work for all of them if time runs back.
         """
         if time_s >= self._seen_s:
-            changed = np.flatnonzero(self._until_s <= time_s)
-            self._there[changed], self._until_s[changed] = self._status(changed, time_s)
+            if time_s >= self._next_s:
+                changed = np.flatnonzero(self._until_s <= time_s)
+                self._there[changed], self._until_s[changed] = self._status(changed, time_s)
+                self._next_s = float(self._until_s.min(initial=math.inf))
             self._seen_s = time_s
             return Status(self._there, self._until_s)
         status = self._status(np.arange(len(self._entries)), time_s)
         if self._seen_s == math.inf:
             self._there, self._until_s = np.array(status.there), np.array(status.until_s)
+            self._next_s = float(self._until_s.min(initial=math.inf))
             self._seen_s = time_s
         return status
 

@@ -97,11 +97,19 @@ def _read_intervals(found: Found, repeat_s: float | None) -> _Intervals:
     for at in np.flatnonzero(end_s > (math.inf if repeat_s is None else repeat_s))[:1]:
         text = f"end_s must be at most repeat_s = {repeat_s:g}, got {end_s[at]:g}."
         raise mistake(found.path, line[at], text)
+    rows = np.stack([client, start_s, end_s])
+    if ((client[1:] == client[:-1]) & (start_s[1:] <= end_s[:-1])).any():
+        rows = _joined(rows)
+    nobody = np.full((3, 1), math.inf)
+    return _Intervals(*np.ascontiguousarray(np.hstack([rows, nobody])))
+
+
+def _joined(rows: Times) -> Times:
+    """Put together what overlaps or touches; rows of client, start and end, shape (3, n)."""
     kept: list[tuple[float, float, float]] = []
-    for who, begin, end in zip(client.tolist(), start_s.tolist(), end_s.tolist(), strict=True):
+    for who, begin, end in rows.T.tolist():
         if kept and kept[-1][0] == who and begin <= kept[-1][2]:
             kept[-1] = (who, kept[-1][1], max(end, kept[-1][2]))
         else:
             kept.append((who, begin, end))
-    rows = np.array([*kept, (math.inf, math.inf, math.inf)])  # the last row is nobody's
-    return _Intervals(*np.ascontiguousarray(rows.T))
+    return np.array(kept).T

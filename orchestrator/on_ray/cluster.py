@@ -20,6 +20,12 @@ _CALM: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # what an actor's end took with it is sent again
 }
+_QUIET: Final = {
+    "event_stats": False,
+    "task_events_report_interval_ms": 0,
+    "enable_timeline": False,
+}
+"""What nobody looks at in a Ray without a dashboard, and every call pays for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,13 @@ def connect(address: str | None, run_id: str, cpus: int | None = None) -> Cluste
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             if address is None:
-                ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
+                ray.init(
+                    "local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    _system_config=dict(_QUIET),
+                    **common,
+                )
             else:
                 ray.init(address, **common)
     except (ConnectionError, ValueError, RuntimeError) as error:

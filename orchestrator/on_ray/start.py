@@ -48,22 +48,22 @@ def start(
     stack.callback(cluster.close)
     connected()
     check()
-    resources = [fleet.resources_of(client) for client in range(len(fleet))]
     hosting = choose(
         experiment.hosted(),
-        resources,
+        fleet.resources(),
         cluster.nodes(),
         workers=request.workers,
         free_bytes=cluster.free_bytes(),
         poolable=not holdings.local(),
     )
     chosen(hosting.kind, hosting.actors, hosting.why)
+    own = range(hosting.actors if hosting.kind == "dedicated" else 0)
     control = MailboxControl(request.run_id)
     stack.callback(control.close)
     runtime = RayRuntime(
         experiment.work(),
         holdings,
-        resources=resources,
+        resources=[fleet.resources_of(c) for c in own],
         hosting=hosting,
         limits=experiment.limits,
         note=note,

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from actors.publisher import Shipment
 from orchestrator.books import (
-    ClientStates,
     Event,
     EventQueue,
     Kind,
@@ -25,7 +24,6 @@ from orchestrator.books import (
     Roster,
     VersionStore,
 )
-from orchestrator.runtime import Place
 from policies.selection import Uniform
 from policies.types import Address, Outcome, Reason, Verdict, Version, rejected, stream
 
@@ -181,79 +179,6 @@ def test_a_selection_can_read_a_roster() -> None:
     roster = Roster(3)
     roster.dispatch(1)
     assert sorted(Uniform().choose(roster, 5, stream(0, "select"))) == [0, 2]
-
-
-# ---------------------------------------------------------------- client states
-
-
-def place(name: str) -> Place:
-    return Place(name, 0, 1)
-
-
-def test_states_by_hand() -> None:
-    """An accepted state is built upon at once, and stays when its update is committed."""
-    states = ClientStates()
-    assert states.current(0) is None
-    states.accept(Address(0, 0), place("a"))
-    assert states.current(0) == place("a")
-    assert states.current(1) is None
-    states.commit(Address(0, 0))
-    states.accept(Address(0, 1), place("b"))
-    states.accept(Address(0, 2), place("c"))
-    assert states.current(0) == place("c")
-    states.commit(Address(0, 1))
-    assert list(states.items()) == [(0, 1, True, place("b")), (0, 2, False, place("c"))]
-
-
-def test_supersede_takes_back_what_was_built_on_it() -> None:
-    """Taking back update 1 takes back 2, too; what was committed before stays."""
-    states = ClientStates()
-    states.accept(Address(0, 0), place("a"))
-    states.commit(Address(0, 0))
-    for number, name in ((1, "b"), (2, "c")):
-        states.accept(Address(0, number), place(name))
-    states.accept(Address(4, 1), place("x"))
-    states.supersede(Address(0, 1))
-    assert states.current(0) == place("a")
-    assert states.current(4) == place("x")
-    states.supersede(Address(4, 1))
-    assert states.current(4) is None
-
-
-def test_supersede_keeps_what_came_before() -> None:
-    """Taking back update 2 leaves the provisional state of 1."""
-    states = ClientStates()
-    for number, name in ((1, "b"), (2, "c")):
-        states.accept(Address(0, number), place(name))
-    states.supersede(Address(0, 2))
-    assert states.current(0) == place("b")
-
-
-def test_no_state_is_no_entry() -> None:
-    """A method that keeps nothing leaves nothing here."""
-    states = ClientStates()
-    states.accept(Address(0, 0), None)
-    states.commit(Address(0, 0))
-    assert states.current(0) is None
-    assert list(states.items()) == []
-
-
-def test_states_through_a_checkpoint() -> None:
-    """Read back, provisional and committed states behave as before."""
-    states, again = ClientStates(), ClientStates()
-    for client in (3, 1):
-        states.accept(Address(client, 0), place(f"{client}a"))
-        states.commit(Address(client, 0))
-        for number in (1, 2):
-            states.accept(Address(client, number), place(f"{client}{number}"))
-    for client, number, committed, state in states.items():
-        again.put(client, number, committed=committed, state=state)
-    assert list(again.items()) == list(states.items())
-    for one in (states, again):
-        one.supersede(Address(3, 2))
-        one.commit(Address(1, 1))
-    assert list(again.items()) == list(states.items())
-    assert (again.current(3), again.current(1)) == (place("31"), place("12"))
 
 
 # ---------------------------------------------------------------- versions

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from actors.learning.evaluation_torch import Evaluation
 from orchestrator import checkpoint
 from orchestrator.engine import Interrupted
 from policies.types import ExperimentError
@@ -232,12 +235,61 @@ def test_keeps_a_number_and_nothing_half_written(small: Any, build: Any, tmp_pat
 
 
 def test_nothing_in_it_is_pickled(small: Any, build: Any, tmp_path: Path) -> None:
-    """A checkpoint is one JSON file and one safetensors file."""
+    """A checkpoint is a JSON file and safetensors files."""
     engine = build(small())
     engine.begin()
     target = checkpoint.save(engine, tmp_path)
-    assert sorted(p.name for p in target.iterdir()) == ["arrays.safetensors", "state.json"]
+    names = sorted(p.name for p in target.iterdir())
+    assert names == ["arrays.safetensors", "state.json", "states.safetensors"]
     json.loads((target / "state.json").read_text(encoding="utf-8"))
+
+
+def test_what_is_the_same_is_not_written_again(small: Any, build: Any, tmp_path: Path) -> None:
+    """Clients' states of the last checkpoint are linked; none of them is even fetched."""
+    engine = build(small("method.concurrency=2"), between_events=Cut(90))
+    engine.begin()
+    with pytest.raises(Interrupted):
+        engine.run()
+    first = checkpoint.save(engine, tmp_path)
+    fetched, fetch = [], engine.runtime.fetch
+
+    def watched(what: Any) -> Any:
+        fetched.append(what)
+        return fetch(what)
+
+    engine.runtime.fetch = watched
+    second = checkpoint.save(engine, tmp_path)
+    places = [place for *_, place in engine.states.items()]
+    assert len(places) > 3
+    assert not [what for what in fetched if any(what is place for place in places)]
+    files = [sorted(folder.glob("states-*")) for folder in (first, second)]
+    assert files[0]
+    assert [f.stat().st_ino for f in files[0]] == [f.stat().st_ino for f in files[1]]
+
+
+def test_the_json_has_no_row_a_client(small: Any, build: Any, tmp_path: Path) -> None:
+    """What there is of every client that took part is arrays; the JSON is of those under way."""
+    engine = build(small())
+    engine.begin()
+    before = checkpoint.save(engine, tmp_path)
+    for client in range(6, 10_006):
+        engine.held[client] = engine.head
+        engine.roster.next_number[client] = 1
+        engine.roster.strikes[client] = 1
+    accuracy = (*np.linspace(0, 1, 10_000).tolist(), math.nan)
+    found = Evaluation(0.5, 1.0, (0.5, math.nan), (3, 0), accuracy)
+    engine.last_evaluation = (engine.head, found)
+    after = checkpoint.save(engine, tmp_path)
+    sizes = [(folder / "state.json").stat().st_size for folder in (before, after)]
+    assert sizes[1] < sizes[0] + 300
+    saved = checkpoint.load(tmp_path)
+    assert saved is not None
+    assert saved.arrays["by-client/held"].shape == (10_000, 3)
+    again = build(small())
+    checkpoint.restore(again, saved)
+    assert again.roster.dump() == engine.roster.dump()
+    assert again.held == engine.held
+    np.testing.assert_equal(again.last_evaluation[1].by_owner, accuracy)
 
 
 def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> None:
@@ -247,7 +299,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 3"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 4"):
         checkpoint.load(tmp_path)
 
 

@@ -403,3 +403,40 @@ def test_how_many_clients_there_can_be() -> None:
     assert Iid().most(shape) == (9, "training examples")
     assert Natural(drift=Drift()).most(shape) == (3, "clients")
     assert Sampled().most(shape) is None  # type: ignore[func-returns-value]
+
+
+@given(
+    owners=st.lists(st.integers(0, 3), min_size=6, max_size=30),
+    cuts=st.lists(st.integers(0, 30), max_size=6),
+    seed=st.integers(0, 99),
+)
+def test_owners_of_all_clients_at_once(owners: list[int], cuts: list[int], seed: int) -> None:
+    """The one owner of all that a client has, whoever is empty; -1 if there are several or none."""
+    whose = np.array(owners, dtype=np.int64)
+    order = np.random.default_rng(seed).permutation(whose.size) if seed % 2 else np.argsort(whose)
+    parts = np.split(order, np.sort(np.minimum(cuts, whose.size)))
+    listed = Shards.of(parts)
+    plain = Shards.owners(listed, whose).tolist()
+    assert listed.owners(whose).tolist() == plain
+    assert MovingShards(listed, 0.5, 3).owners(whose).tolist() == plain
+    assert plain == [
+        whose[part[0]] if part.size and len(set(whose[part])) == 1 else -1 for part in parts
+    ]
+
+
+@given(seed=st.integers(0, 10**6), client=st.integers(0, 10**6), each=st.integers(1, 80))
+def test_classes_of_a_sampled_client_without_its_examples(
+    seed: int, client: int, each: int
+) -> None:
+    """The mixture alone gives the counts that the examples have, also past a class's examples."""
+    labels = np.repeat(np.array([4, 0, 2, 4]), [3, 20, 7, 5])
+    shards = Sampled(examples=each, alpha=0.5).deal(Rows(labels), 10**6 + 1, seed)
+    counted = shards.counts(client, labels, 6)
+    assert counted.tolist() == Shards.counts(shards, client, labels, 6).tolist()
+    assert counted.sum() == each
+
+
+def test_sampled_clients_are_nobody_in_particular() -> None:
+    """Whose examples they draw is not asked client by client: 10 million would take an hour."""
+    shards = Sampled(examples=5).deal(Rows(np.arange(9) % 3), 10**7, 1)
+    assert not np.any(shards.owners(np.zeros(9, dtype=np.int64)) >= 0)

@@ -21,8 +21,10 @@ from orchestrator.fleet import (
     Diurnal,
     Fleet,
     FleetSettings,
+    Status,
     TraceAvailability,
 )
+from policies.types import Positions
 
 CLIENTS = np.arange(40)
 TRACE = "client,start_s,end_s\n0,0,10\n0,15,20\n2,5,20\n2,20,30\n3,0,40\n4,0,7\n4,33,40\n6,39,40\n"
@@ -213,6 +215,28 @@ def test_present_over_time(drawn: Callable[..., Fleet]) -> None:
         assert np.array_equal(found, fresh.present(time_s))
         found[:] = True
     assert not fleet.present(0.0).all()
+
+
+def test_a_look_at_which_nobody_changes_asks_nobody(
+    drawn: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Selections follow each other closely; only those who came or went are asked about."""
+    asked: list[int] = []
+    status = Churn.status
+
+    def watched(self: Churn, seed: int, clients: Positions, time_s: float) -> Status:
+        asked.append(len(clients))
+        return status(self, seed, clients, time_s)
+
+    monkeypatch.setattr(Churn, "status", watched)
+    fleet = drawn(clients=50, availability={"kind": "churn", "mean_on_s": 50, "mean_off_s": 50})
+    times = np.arange(0.0, 20.0, 0.01).tolist()
+    looks = [fleet.present(time_s) for time_s in times]
+    changes = sum(int((one != other).sum()) for one, other in pairwise(looks))
+    assert asked[0] == 50
+    assert 10 < changes <= sum(asked[1:]) <= 1.5 * changes
+    assert 0 not in asked
+    assert len(asked) - 1 <= changes
 
 
 def test_windows_are_stays(drawn: Callable[..., Fleet]) -> None:

@@ -81,6 +81,24 @@ def test_resources(drawn: Callable[..., Fleet]) -> None:
     assert drawn().resources_of(3).num_cpus == 0.1
 
 
+def test_columns_are_what_each_client_says(settings: Callable[..., FleetSettings]) -> None:
+    """What is known of all clients at once is what each of them says by itself."""
+    mix = [
+        {"profile": "flagship-phone", "resources": {"num_cpus": 2.0}},
+        {"profile": "budget-phone", "share": 3.0},
+        {"profile": "budget-phone", "share": 1e-6},
+    ]
+    for regions in ({}, {"north": {}, "south": {"share": 2.0}}):
+        fleet = Fleet.draw(settings(clients=40, mix=mix, regions=regions), 3)
+        everybody = range(len(fleet))
+        assert fleet.profile_names() == [fleet.profile_of(c).name for c in everybody]
+        assert fleet.region_names() == [fleet.region_of(c) for c in everybody]
+        listed = [r for resources, count in fleet.resources() for r in [resources] * count]
+        by_cpus = Counter(fleet.resources_of(c).num_cpus for c in everybody)
+        assert Counter(resources.num_cpus for resources in listed) == by_cpus
+        assert len(fleet.resources()) == 2  # one a kind that has clients, not one a client
+
+
 @pytest.mark.parametrize("client", [-1, 8])
 def test_no_such_client(client: int, drawn: Callable[..., Fleet]) -> None:
     """A client outside the fleet is refused, also a negative one."""
