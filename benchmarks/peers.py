@@ -304,7 +304,10 @@ def ours(cell: Cell, processes: int) -> Figures:
     """Run latecomer beside it."""
     task = _task(cell, cell.ours, processes)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return timed([sys.executable, str(SCRIPTS / LATECOMER), json.dumps(task)], task, path=path)
+    try:
+        return timed([sys.executable, str(SCRIPTS / LATECOMER), json.dumps(task)], task, path=path)
+    except FailedError as error:
+        raise FailedError(f"latecomer, beside it, {error}") from error
 
 
 def _task(cell: Cell, updates: int, processes: int) -> dict[str, Any]:
@@ -397,15 +400,20 @@ class Kept:
         """
         key = cell.key(turn)
         if key not in self._found:
-            mine = {str(processes): asdict(ours(cell, processes)) for processes in cell.beside}
+            load = os.getloadavg()[0]
+            first, *rest = cell.beside
+            mine = {str(first): asdict(ours(cell, first))}
+            other = asdict(theirs(cell, environments))  # between ours, where there are two
+            mine |= {str(processes): asdict(ours(cell, processes)) for processes in rest}
             record = {
                 "key": key,
                 "peer": cell.peer.name,
                 "model": cell.model,
                 "clients": cell.clients,
                 "turn": turn,
+                "load": load,
                 "latecomer": mine,
-                "theirs": asdict(theirs(cell, environments)),
+                "theirs": other,
             }
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as out:
@@ -460,6 +468,7 @@ def rows(cell: Cell, turns: Sequence[dict[str, Any]], failed: str | None) -> lis
             told
             | {
                 "beside": int(processes),
+                "load": [turn["load"] for turn in turns],
                 "theirs": [run["per_s"] for run in other],
                 "latecomer": [run["per_s"] for run in mine],
                 "theirs_startup_s": [run["startup_s"] for run in other],
@@ -479,10 +488,13 @@ def show(found: Iterable[dict[str, Any]], repeats: int, *, goals: bool) -> None:
     found = list(found)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {numerics()}")
     print(f"Python {platform.python_version()}; medians of {repeats} turns, (lowest to highest)")
+    loads = [load for row in found for load in row.get("load", ())]
+    if loads:
+        print(f"load average of the machine before each turn: {min(loads):.1f} to {max(loads):.1f}")
     names = {row["name"] for row in found}
-    for peer in PEERS:
-        if peer.name in names:
-            print(f"{peer.title}: {', '.join((*peer.bare, *peer.pins))}")
+    versions = {p.title: ", ".join((*p.bare, *p.pins)) for p in PEERS if p.name in names}
+    for title, pinned in versions.items():
+        print(f"{title}: {pinned}")
     print(
         "\n| framework | processes | model | clients | updates/s | latecomer's processes "
         "| latecomer, updates/s | ratio | goal | start-up, s | latecomer's, s |"
