@@ -482,6 +482,13 @@ def rows(cell: Cell, turns: Sequence[dict[str, Any]], failed: str | None) -> lis
 
 # ------------------------------------------------------------------ tables
 
+HEAD: Final = (
+    "framework", "processes", "model", "clients", "updates/s",
+    "latecomer, processes", "latecomer, updates/s", "ratio",
+)  # fmt: skip
+GOAL: Final = "goal"
+STARTS: Final = ("start-up, s", "latecomer, start-up, s")
+
 
 def show(found: Iterable[dict[str, Any]], repeats: int, *, goals: bool) -> None:
     """Print the table, with the machine and the spread."""
@@ -495,11 +502,8 @@ def show(found: Iterable[dict[str, Any]], repeats: int, *, goals: bool) -> None:
     versions = {p.title: ", ".join((*p.bare, *p.pins)) for p in PEERS if p.name in names}
     for title, pinned in versions.items():
         print(f"{title}: {pinned}")
-    print(
-        "\n| framework | processes | model | clients | updates/s | latecomer's processes "
-        "| latecomer, updates/s | ratio | goal | start-up, s | latecomer's, s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    columns = [*HEAD, *([GOAL] if goals else []), *STARTS]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in found:
         print("| " + " | ".join(_cells(row, goals=goals)) + " |")
 
@@ -507,7 +511,8 @@ def show(found: Iterable[dict[str, Any]], repeats: int, *, goals: bool) -> None:
 def _cells(row: dict[str, Any], *, goals: bool) -> list[str]:
     head = [row["peer"], str(row["processes"]), row["model"], f"{row['clients']:,}"]
     if "failed" in row:
-        return [*head, row["failed"].replace("|", "/"), *[""] * 6]
+        empty = len(HEAD) + len(STARTS) + goals - len(head) - 1
+        return [*head, row["failed"].replace("|", "/"), *[""] * empty]
     met = "met" if row["ratio"] >= row["goal"] else "missed"
     return [
         *head,
@@ -515,7 +520,7 @@ def _cells(row: dict[str, Any], *, goals: bool) -> list[str]:
         str(row["beside"]),
         _spread(row["latecomer"], ".0f"),
         _spread(row["ratios"], ".2f"),
-        f"{row['goal']:g}, {met}" if goals else "",
+        *([f"{row['goal']:g}: {met}"] if goals else []),
         _spread(row["theirs_startup_s"], ".1f"),
         _spread(row["latecomer_startup_s"], ".1f"),
     ]
