@@ -199,7 +199,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Name it for people."""
-        return f"{self.peer.title}, {self.peer.processes} processes, {self.model}, {self.clients}"
+        return f"{self.peer.name}, {self.model}, {self.clients} clients"
 
     def key(self, turn: int) -> str:
         """Return 16 hex digits that name all that a turn's figures depend on."""
@@ -564,6 +564,7 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="made once, kept")
     parser.add_argument("--scaling", action="store_true", help="instead: Flower, more clients")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # children end, too
     cells = cells_of(arguments)
     if not cells:
         raise SystemExit(f"no environment in {arguments.environments} yet: run without --quick")
