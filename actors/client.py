@@ -67,6 +67,11 @@ class Client:
         """The model's tensors."""
         return self._model.schema
 
+    @property
+    def has_cohorts(self) -> bool:
+        """Whether clients train side by side, and not one after the other."""
+        return self._work.method.training.cohorts(self._model)
+
     def train(self, assignment: Assignment, base: Buffer, state: Buffer) -> tuple[Buffer, Buffer]:
         """Train one assignment.
 
@@ -238,7 +243,7 @@ class Client:
     def _cohorts(self, group: Sequence[Assignment]) -> Iterator[slice]:
         """Cut a group into cohorts of a bearable size; a planned fault is acted out alone."""
         most = 1
-        if self._work.method.training.cohorts(self._model):
+        if self.has_cohorts:
             most = max(1, COHORT_BYTES // (4 * self.schema.parameters))
         at = 0
         for faulty, run in groupby(group, key=lambda assignment: bool(assignment.fault)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -18,7 +19,18 @@ from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Server, Snapshot
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Work
-from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place, Ready
+from orchestrator.runtime import (
+    MOST_IN_GROUP,
+    Finished,
+    First,
+    Handle,
+    Job,
+    Pending,
+    Place,
+    Ready,
+    Task,
+    order_of,
+)
 from policies.types import Address, Buffer, ExperimentError, Version
 
 T = TypeVar("T")
@@ -31,6 +43,9 @@ class InProcessRuntime:
         self._client = Client(work, holdings)
         self._evaluator = Evaluator(work, holdings)
         self._watch = Stopwatch()
+        self._waiting: list[Task] = []
+        self._serial = 0
+        self._most = MOST_IN_GROUP if self._client.has_cohorts else 1
         self._first = first_version(work, holdings.shape)
         self._server = Server(work, self._first.schema, self._first.message)
 
@@ -47,26 +62,35 @@ class InProcessRuntime:
         """Do nothing: this process can train."""
 
     def submit(self, job: Job) -> Pending[Finished]:
-        """Train when the result is asked for."""
+        """Train when the result is asked for, side by side with others if the model allows."""
         if job.assignment.fault in {"crash", "hang"}:
             raise ExperimentError(
                 f"faults: {job.assignment.fault} ends a process, and an in-process run has no "
                 "other. Run it on Ray."
             )
-        return _Deferred(lambda: self._train(job))
+        task = Task(job, self._serial)
+        self._serial += 1
+        heapq.heappush(self._waiting, task)
+        return _Deferred(lambda: self._finished(task))
 
-    def _train(self, job: Job) -> Finished:
-        assignment = job.assignment
-        state = self.fetch(job.state) if job.state else np.empty(0, dtype=np.uint8)
-        payload, after = self._client.train(assignment, job.base, state)
-        delivery = Delivery(assignment.address, assignment.base, 0, payload.size)
-        with self._watch("read payloads"):
-            admission = self._server.admit(delivery, payload)
-        return Finished(
-            admission,
-            Place(payload, 0, payload.size),
-            Place(after, 0, after.size) if after.size else None,
-        )
+    def _finished(self, task: Task) -> Finished:
+        """Train groups, the earliest needed first, until a task is done."""
+        while task.result is None:
+            count = min(self._most, len(self._waiting))
+            self._train([heapq.heappop(self._waiting) for _ in range(count)])
+        return task.result
+
+    def _train(self, tasks: Sequence[Task]) -> None:
+        order, buffers = order_of(tasks)
+        payloads, states, receipt = self._client.train_group(order, buffers)
+        size = states.size // len(tasks)
+        for index, (task, (start, stop)) in enumerate(zip(tasks, receipt.places, strict=True)):
+            assignment = task.job.assignment
+            delivery = Delivery(assignment.address, assignment.base, start, stop)
+            with self._watch("read payloads"):
+                admission = self._server.admit(delivery, payloads[start:stop])
+            state = Place(states, index * size, (index + 1) * size) if size else None
+            task.result = Finished(admission, Place(payloads, start, stop), state)
 
     def pump(self, timeout_s: float) -> None:
         """Let the time pass: nothing goes on meanwhile."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description
 from actors.publisher import Shipment
 from actors.server import Admission, Delivery, Receipt, Snapshot
 from actors.stopwatch import Usage
-from actors.work import Assignment
+from actors.work import Assignment, Order
 from policies.types import Address, Buffer, Version
 from policies.update import ModelSchema
 
@@ -23,6 +23,8 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 Handle = Any
 """Names a buffer that the runtime keeps: an object reference, or the array itself."""
+MOST_IN_GROUP: Final = 16
+"""Updates that are trained together, at the most."""
 
 
 class Place(NamedTuple):
@@ -47,6 +49,46 @@ class Job(NamedTuple):
     base: Handle
     state: Place | None
     due_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A job that waits, with what its tries have come to.
+
+    Attributes:
+        job: What is to be done.
+        serial: Counts jobs.
+        attempt: Tries before this one.
+        result: What came of it, once that is known.
+    """
+
+    job: Job
+    serial: int
+    attempt: int = 0
+    result: Finished | None = None
+
+    def __lt__(self, other: Task) -> bool:
+        """Say which is needed earlier."""
+        return (self.job.due_s, self.serial) < (other.job.due_s, other.serial)
+
+
+def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:
+    """Return the order for a group, and the handles of the buffers that it names."""
+    handles: list[Handle] = []
+    places: dict[int, int] = {}
+
+    def at(handle: Handle) -> int:
+        if id(handle) not in places:
+            places[id(handle)] = len(handles)
+            handles.append(handle)
+        return places[id(handle)]
+
+    order = Order(
+        [task.job.assignment for task in tasks],
+        [at(task.job.base) for task in tasks],
+        [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
+    )
+    return order, handles
 
 
 class Finished(NamedTuple):

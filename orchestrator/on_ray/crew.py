@@ -24,30 +24,15 @@ from actors.server import Admission
 from actors.work import GroupReceipt, Order, packed, unpacked
 from orchestrator.experiment import Limits
 from orchestrator.on_ray.waiting import LOST_ACTOR, SLICE_S, cause, first_line, in_constructor
-from orchestrator.runtime import Finished, Job, Place
+from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Task, order_of
 from policies.types import RunError
 
 GROUP_S: Final = 0.1
 """How long a group's training is to take, so that a call's few milliseconds do not matter."""
-MOST_IN_GROUP: Final = 16
 MOST_GROUP_BYTES: Final = 2**28
 """Payloads of a group in one buffer, at the most."""
 MOST_STATE_BYTES: Final = 16 * 2**20
 """States of a group in one buffer, which lives as long as one of them is current."""
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """A job with what its tries have come to."""
-
-    job: Job
-    serial: int
-    attempt: int = 0
-    result: Finished | None = None
-
-    def __lt__(self, other: Task) -> bool:
-        """Say which is needed earlier."""
-        return (self.job.due_s, self.serial) < (other.job.due_s, other.serial)
 
 
 @dataclass(slots=True)
@@ -184,20 +169,7 @@ class Crew:
         return min(self._most, ceil(GROUP_S / self._training_s))
 
     def _send(self, worker: Worker, tasks: list[Task]) -> None:
-        buffers: list[Any] = []
-        places: dict[Any, int] = {}
-
-        def at(reference: Any) -> int:
-            if reference not in places:
-                places[reference] = len(buffers)
-                buffers.append(reference)
-            return places[reference]
-
-        order = Order(
-            [task.job.assignment for task in tasks],
-            [at(task.job.base) for task in tasks],
-            [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
-        )
+        order, buffers = order_of(tasks)
         payloads, states, receipt = worker.train.remote(packed(order), *buffers)
         admissions = self._admit(order, receipt, payloads)
         worker.groups.append(_Group(tasks, payloads, states, receipt, admissions))

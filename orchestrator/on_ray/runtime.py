@@ -31,7 +31,7 @@ from actors.work import Order, Work, packed, unpacked
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
 from orchestrator.hosting import Hosting, demand
-from orchestrator.on_ray.crew import Crew, Task, Worker
+from orchestrator.on_ray.crew import Crew, Worker
 from orchestrator.on_ray.waiting import (
     LOST_ACTOR,
     SLICE_S,
@@ -40,7 +40,7 @@ from orchestrator.on_ray.waiting import (
     cause,
     first_line,
 )
-from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place
+from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place, Task
 from policies.types import Address, Buffer, RunError, Version
 from policies.wire import StateLayout
 

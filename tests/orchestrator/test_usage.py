@@ -30,9 +30,10 @@ def test_every_stage_is_noted(small: Any, tmp_path: Path) -> None:
     spent = time.process_time() - before
     ops = pd.read_parquet(out / "ops.parquet")
     used = ops[ops["kind"] == "used"].set_index(["actor", "detail"])
-    trained = used.loc[("clients", "train"), "number"]
-    assert trained == used.loc[("parameter server", "read payloads"), "number"]
-    assert trained >= summary.updates
+    written = used.loc[("clients", "compress and encode"), "number"]
+    assert written == used.loc[("parameter server", "read payloads"), "number"]
+    assert written >= summary.updates
+    assert used.loc[("clients", "train"), "number"] < written  # side by side
     assert used.loc[("parameter server", "make versions"), "number"] == summary.versions
     assert used.loc[("engine", "events: publish"), "number"] == summary.versions
     assert (used["cpu_s"] >= 0).all()
