@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from policies.aggregation import Applied
+from policies.passes import blocks
 from policies.sparsity import DownlinkPolicy, LaggingDownlink, Masks
 from policies.types import (
     Address,
@@ -106,9 +107,15 @@ class Publisher:
         self._schema = schema
         self._masks: Masks | None = None
         self._ring: deque[_Change] = deque()
+        self._newest: Version
         self._versions: dict[Version, _Public] = {}  # those that somebody may yet be sent
         self._quotes: dict[tuple[Version | None, Version], Shipment] = {}
         self._take(message)
+
+    @property
+    def _public(self) -> _Public:
+        """The newest version."""
+        return self._versions[self._newest]
 
     @property
     def newest(self) -> Vector:
@@ -146,30 +153,34 @@ class Publisher:
             masks: Which parameters live and lived.
             density: What the server asks clients to send; 0 for nothing.
         """
-        before = self._public
         values, buffers = model[: self._schema.parameters], model[self._schema.parameters :]
         if isinstance(self._policy, LaggingDownlink) and applied is not None:
-            step = self._policy.step(values - before.values, self._schema)
-            values = before.values.copy()
+            step = self._policy.step(values - self.newest, self._schema)
+            values = self.newest.copy()
             step.add_to(values, 1.0)
             applied = Applied({}, [step.positions], step)
+        before = self._public if self._policy.ring_bytes() else None
+        if before is None:
+            self._versions.clear()  # a large model's memory is free for its successor
         self._masks = masks
         mask = None if masks is None else masks.newest
         message = whole_message(self._policy, self._schema, version, values, buffers, mask, density)
-        self._take(message)
-        if self._policy.ring_bytes():
+        self._take(message, own=True)
+        if before is not None:
             self._remember(before, applied)
         return message
 
-    def _take(self, message: Buffer) -> None:
+    def _take(self, message: Buffer, *, own: bool = False) -> None:
         """Make a version the newest."""
-        read = decode(message, self._schema)
+        read = decode(message, self._schema, own=own)
         if not self._policy.ring_bytes():
             self._versions.clear()
         values = read.content.densify(self._schema.parameters)
         header, size = read.header, int(message.size)
-        self._public = _Public(header.base, read.content, values, read.buffers, header.scalar, size)
-        self._versions[header.base] = self._public
+        self._newest = header.base
+        self._versions[header.base] = _Public(
+            header.base, read.content, values, read.buffers, header.scalar, size
+        )
 
     # ------------------------------------------------------------ the ring
 
@@ -272,6 +283,8 @@ class Publisher:
         whole = self._way(public, content, None)
         if not self._policy.sparse() or not isinstance(content, Dense):
             return whole
+        if all(block.view(np.uint32).all() for block in blocks(public.values)):
+            return whole  # there is nothing to leave out
         positions = np.flatnonzero(public.values.view(np.uint32))  # a -0.0 is sent as it is
         sparse = self._way(public, Sparse(positions, public.values[positions]), None)
         return min(whole, sparse, key=lambda way: way.entropy_bytes)

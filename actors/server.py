@@ -18,6 +18,7 @@ import xxhash
 from actors.publisher import Publisher, Shipment
 from actors.work import Work
 from policies.aggregation import Applied, mean_buffers
+from policies.passes import nonzeros
 from policies.sparsity import LIVE, Masks, NoPruning, Stage
 from policies.types import (
     ACCEPTED,
@@ -32,7 +33,7 @@ from policies.types import (
     rejected,
 )
 from policies.update import Content, Contribution, Mask, Masked, ModelSchema, Move, Update
-from policies.wire import Header, WireError, check_finite, decode, entropy_bytes
+from policies.wire import Header, Message, WireError, check_finite, decode, entropy_bytes
 
 T = TypeVar("T")
 
@@ -132,7 +133,7 @@ class Server:
         self._method = work.method
         self._schema = schema
         self._version = first.header.base
-        self._model = whole_model(initial, schema)
+        self._model = _whole(first, schema)
         self._publisher = Publisher(work.method.downlink, schema, initial)
         self._memory = work.method.aggregation.start(schema)
         self._pruned = work.method.pruning.start()
@@ -248,7 +249,7 @@ class Server:
             return repeated
         read = decode(target, self._schema)
         content = read.content
-        self._model = whole_model(target, self._schema)
+        self._model = _whole(read, self._schema)
         self._memory = self._method.aggregation.start(self._schema)
         self._pruned = self._method.pruning.start()
         if isinstance(content, Masked):
@@ -400,12 +401,13 @@ class Server:
         self, version: Version, committed: tuple[Committed, ...], applied: Applied | None
     ) -> tuple[Receipt, Buffer]:
         self._version = version
+        self._last = None
         message = self._publisher.publish(version, self._model, applied, self._masks, self._density)
-        nonzeros = int(np.count_nonzero(self._publisher.newest))
         digest = xxhash.xxh3_128_hexdigest(message.data)
         measures = tuple(sorted(applied.measures.items())) if applied is not None else ()
         whole = self._publisher.whole()
-        receipt = Receipt(version, whole, digest, nonzeros, committed, measures)
+        left = nonzeros(self._publisher.newest)
+        receipt = Receipt(version, whole, digest, left, committed, measures)
         self._last = (receipt, message)
         return self._last
 
@@ -441,5 +443,8 @@ def _within(contribution: Contribution, mask: Mask) -> Contribution:
 
 def whole_model(message: Buffer, schema: ModelSchema) -> Vector:
     """Read a model message into a vector of its own, shape (P + B,)."""
-    read = decode(message, schema)
+    return _whole(decode(message, schema), schema)
+
+
+def _whole(read: Message, schema: ModelSchema) -> Vector:
     return np.concatenate([read.content.densify(schema.parameters), read.buffers])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Literal
@@ -687,3 +688,21 @@ def test_shell_restores() -> None:
     deliver(remote, B)
     admit(source, B)
     assert commit(remote, B, V1)[0] == source.commit([B], V1)[0]
+
+
+def test_one_message_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version is let go before the next one is written: a large model is there once."""
+    here = server()
+    admit(here, A)
+    newest = weakref.ref(here.commit([A], V0)[1])
+    assert newest() is not None  # the answer to the same commit
+    gone: list[bool] = []
+
+    def watched(*parts: Any) -> Buffer:
+        gone.append(newest() is None)
+        return whole_message(*parts)
+
+    monkeypatch.setattr("actors.publisher.whole_message", watched)
+    admit(here, B, base=V1)
+    here.commit([B], V1)
+    assert gone == [True]
