@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 
+from actors.changes import LARGEST_SHARE, LONGEST_CHAIN, Change, write_change
 from policies.aggregation import Applied
 from policies.passes import blocks
 from policies.sparsity import DownlinkPolicy, LaggingDownlink, Masks
@@ -30,6 +32,7 @@ from policies.update import Content, Dense, Mask, Masked, ModelSchema, Sparse
 from policies.wire import (
     Header,
     decode,
+    dense_hash,
     dequantise,
     encode,
     entropy_bytes,
@@ -51,6 +54,20 @@ class Shipment(NamedTuple):
 
     bytes: int
     entropy_bytes: float
+
+
+class Publication(NamedTuple):
+    """How a version is handed to actors.
+
+    Attributes:
+        buffer: A whole message, or a `Change`.
+        whole: Which of the two.
+        hash: XXH3-128 of the whole message, written or not.
+    """
+
+    buffer: Buffer
+    whole: bool
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +117,25 @@ class _Change:
 
 
 class Publisher:
-    """Keeps the public model, and writes what clients are sent."""
+    """Keeps the public model, and writes what clients are sent.
 
-    def __init__(self, policy: DownlinkPolicy, schema: ModelSchema, message: Buffer) -> None:
+    Args:
+        policy: Says how the public model follows the server's.
+        schema: The model's tensors.
+        message: The first version, whole.
+        changes: Whether a version that changed little is handed over as what it changed.
+    """
+
+    def __init__(
+        self,
+        policy: DownlinkPolicy,
+        schema: ModelSchema,
+        message: Buffer,
+        *,
+        changes: bool = False,
+    ) -> None:
+        self._changes = changes
+        self._chain: list[int] = []  # sizes of the changes since the last whole version
         self._policy = policy
         self._schema = schema
         self._masks: Masks | None = None
@@ -129,6 +162,7 @@ class Publisher:
 
     def reset(self, messages: Sequence[Buffer], masks: Masks | None = None) -> None:
         """Begin again with these versions, the newest last, not knowing what they changed."""
+        self._chain.clear()
         self._ring.clear()
         self._versions.clear()
         self._quotes.clear()
@@ -143,8 +177,8 @@ class Publisher:
         applied: Applied | None,
         masks: Masks | None = None,
         density: float = 0.0,
-    ) -> Buffer:
-        """Let the public model follow the server's; return it as a whole message.
+    ) -> Publication:
+        """Let the public model follow the server's.
 
         Args:
             version: The new version, one after the newest.
@@ -154,6 +188,10 @@ class Publisher:
             density: What the server asks clients to send; 0 for nothing.
         """
         values, buffers = model[: self._schema.parameters], model[self._schema.parameters :]
+        places = self._few(applied) if self._changes else None
+        if places is not None:
+            return self._change(version, values, buffers.copy(), places, density)
+        self._chain.clear()
         if isinstance(self._policy, LaggingDownlink) and applied is not None:
             step = self._policy.step(values - self.newest, self._schema)
             values = self.newest.copy()
@@ -168,7 +206,37 @@ class Publisher:
         self._take(message, own=True)
         if before is not None:
             self._remember(before, applied)
-        return message
+        return Publication(message, True, xxhash.xxh3_128_hexdigest(message.data))
+
+    # ------------------------------------------------------------ handing over what has changed
+
+    def _few(self, applied: Applied | None) -> Positions | None:
+        """Return where the model has changed, if that is worth telling alone."""
+        if applied is None or applied.touched is None or len(self._chain) >= LONGEST_CHAIN:
+            return None
+        size = self._schema.parameters
+        most = min(LARGEST_SHARE * size, (4 * size - sum(self._chain)) / 8)
+        if sum(piece.size for piece in applied.touched) > 2 * most:
+            return None  # joining them would take as long as a whole version
+        places = _union(applied.touched, size)
+        return places if places.size <= most else None
+
+    def _change(
+        self, version: Version, model: Vector, buffers: Vector, places: Positions, density: float
+    ) -> Publication:
+        """Bring the public model on in place; nobody else has it once it is our own."""
+        public = self._public
+        values = public.values if self._chain else public.values.copy()
+        change = Change(version, public.version, density, places, model[places], buffers)
+        change.bring(values)
+        buffer = write_change(change, self._schema)
+        self._chain.append(buffer.nbytes)
+        header = Header("weights", Address(0, 0), version, 0, density)
+        size, digest = dense_hash(header, [values, buffers], self._schema)
+        self._versions.clear()
+        self._newest = version
+        self._versions[version] = _Public(version, Dense(values), values, buffers, density, size)
+        return Publication(buffer, False, digest)
 
     def _take(self, message: Buffer, *, own: bool = False) -> None:
         """Make a version the newest."""
@@ -358,8 +426,15 @@ def _header(kind: PayloadKind, public: _Public, held: Version | None) -> Header:
 
 
 def _union(pieces: Sequence[Positions], size: int) -> Positions:
+    """Return the positions of pieces, each once, in order; a piece alone as it is."""
     if len(pieces) == 1:
         return pieces[0]
+    if sum(piece.size for piece in pieces) < size // 8:
+        found = np.concatenate([_NO_POSITIONS, *pieces])
+        found.sort()
+        first = np.ones(found.size, dtype=np.bool_)
+        np.not_equal(found[1:], found[:-1], out=first[1:])
+        return np.compress(first, found)
     flags = np.zeros(size, dtype=np.bool_)
     for piece in pieces:
         flags[piece] = True

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import xxhash
 
+from actors.changes import may_change
 from actors.publisher import Publisher, Shipment
 from actors.work import Work
 from policies.aggregation import Applied, mean_buffers
@@ -86,10 +87,11 @@ class Receipt:
     Attributes:
         version: The version it made.
         whole: What sending it takes to a client that holds nothing.
-        hash: XXH3-128 of its message.
+        hash: XXH3-128 of its whole message.
         nonzeros: Parameters that are not zero.
         committed: The updates in it, in order.
         measures: Figures that the method is known by, by name.
+        changes: Whether what came with it says only what has changed since the version before.
     """
 
     version: Version
@@ -98,6 +100,7 @@ class Receipt:
     nonzeros: int
     committed: tuple[Committed, ...]
     measures: tuple[tuple[str, float], ...] = ()
+    changes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,9 @@ class Server:
         self._schema = schema
         self._version = first.header.base
         self._model = _whole(first, schema)
-        self._publisher = Publisher(work.method.downlink, schema, initial)
+        self._publisher = Publisher(
+            work.method.downlink, schema, initial, changes=may_change(work.method, schema)
+        )
         self._memory = work.method.aggregation.start(schema)
         self._pruned = work.method.pruning.start()
         self._masks = Masks.start(schema.parameters) if work.method.pruning.masks() else None
@@ -205,7 +210,8 @@ class Server:
             expected: The version that they are committed on top of.
 
         Returns:
-            The receipt, and the new version as a message.
+            The receipt, and the new version: a whole message, or what has changed since the
+            version before (`actors/changes.py`).
 
         Raises:
             RunError: If the server is at another version, or an update was not admitted or is
@@ -402,13 +408,13 @@ class Server:
     ) -> tuple[Receipt, Buffer]:
         self._version = version
         self._last = None
-        message = self._publisher.publish(version, self._model, applied, self._masks, self._density)
-        digest = xxhash.xxh3_128_hexdigest(message.data)
+        made = self._publisher.publish(version, self._model, applied, self._masks, self._density)
         measures = tuple(sorted(applied.measures.items())) if applied is not None else ()
         whole = self._publisher.whole()
         left = nonzeros(self._publisher.newest)
-        receipt = Receipt(version, whole, digest, left, committed, measures)
-        self._last = (receipt, message)
+        changes = not made.whole
+        receipt = Receipt(version, whole, made.hash, left, committed, measures, changes)
+        self._last = (receipt, made.buffer)
         return self._last
 
 

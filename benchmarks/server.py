@@ -2,14 +2,15 @@
 
     python benchmarks/server.py [--quick] [--json FILE] [--repeats N]
 
-The real `Server` takes buffers of 10 updates, dense ones and sparse ones of 1 % density at random
-places (the worst case for the memory), and makes versions of them. A row is the median time of one
-step, in turns with the others: admitting a payload, applying an update in place, publishing a
-version (writing, hashing, counting), and a plain copy of the model between two arrays that are
-there, which gives the bandwidth. `of copy` is the step's own traffic, as the column `traffic`
-counts it for each parameter, by its time, against the copy's 8 bytes by its time; `of dense` is a
-sparse step against the dense one. Every size runs in a process of its own, whose memory (PSS) is
-looked at all the while: the peak is told with and without the payloads that wait in the buffer.
+The real `Server` takes buffers of 10 updates and makes versions of them: dense ones, sparse ones of
+1 % density at random places (the worst case for the memory), and such of 0.1 %, whose version is
+handed over as what it changed. A row is the median time of one step, in turns with the others:
+admitting a payload (hash, decode, check), applying an update in place, publishing a version
+(writing, hashing, counting), reading it as a client does, and a plain copy of the model between two
+arrays that are there, which gives the bandwidth. `of copy` is the step's own traffic, as the column
+`traffic` counts it for each parameter, by its time, against the copy's 8 bytes by its time; `of
+dense` is a step against the dense one. Every size runs in a process of its own, whose memory (PSS)
+is looked at all the while: the peak is told with and without the payloads that wait in the buffer.
 Every version is checked: what was committed, and values against the formula, bit for bit.
 """
 
@@ -33,6 +34,7 @@ import torch
 import xxhash
 
 from actors.identity import numerics, pss_bytes
+from actors.pieces import Bases, join
 from actors.publisher import whole_message
 from actors.server import Delivery, Server
 from actors.work import Work
@@ -44,7 +46,8 @@ from policies.update import Content, Contribution, Dense, ModelSchema, Sparse, T
 from policies.wire import Header, decode, encode
 
 BUFFER = 10
-DENSITY = 0.01
+DENSITIES = {"sparse": 0.01, "few, first": 0.001, "few": 0.001}
+"""Of an update; the first version that is told as a change costs both sides a copy."""
 LOOK_S = 0.02
 """Between two looks at the memory."""
 CHECKED = 1 << 16
@@ -120,14 +123,21 @@ class Bench:
         self.peaks: dict[str, int] = {}
         rng = np.random.default_rng(1)
         self._dense = Dense(rng.standard_normal(parameters, dtype=np.float32))
-        count = round(DENSITY * parameters)
-        self._sparse = [_drawn(rng, parameters, count) for _ in range(BUFFER)]
+        self._sparse = {
+            name: [_drawn(rng, parameters, round(density * parameters)) for _ in range(BUFFER)]
+            for name, density in DENSITIES.items()
+        }
+        self._bases = Bases(self.schema)
+        self._handed = [initial]
+        self.handed_bytes: dict[str, int] = {}
         self._number = 0
 
     def turn(self, name: str) -> None:
         """Admit a buffer of updates, and make a version of them."""
         base = self.server.version
-        contents: list[Content] = [self._dense] * BUFFER if name == "dense" else [*self._sparse]
+        contents: list[Content] = (
+            [self._dense] * BUFFER if name == "dense" else [*self._sparse[name]]
+        )
         addresses = [Address(client, self._number) for client in range(BUFFER)]
         self._number += 1
         payloads = [
@@ -143,19 +153,33 @@ class Bench:
                 if not found.verdict.accepted:
                     raise SystemExit(f"{address}: {found.verdict}")
             began = time.perf_counter()
-            receipt, message = self.server.commit(addresses, base)
+            receipt, piece = self.server.commit(addresses, base)
             took = time.perf_counter() - began
         applied = _APPLIED_S.pop()
         self._note(f"apply, {name}", applied / BUFFER)
         self._note(f"publish, {name}", took - applied)
-        # What lay there besides the server: libraries, and the contents that were drawn.
         waiting = sum(payload.nbytes for payload in payloads)
-        own = self._others + self._dense.values.nbytes
-        own += sum(c.values.nbytes + c.positions.nbytes for c in self._sparse)
+        own = self._own_bytes()
         self.peaks[f"{name}, before"] = idle - own - waiting
         self.peaks[name] = max(self.peaks.get(name, 0), peak.bytes - own - waiting)
         self.peaks[f"{name}, payloads"] = waiting
+        del payloads, payload
+        self.handed_bytes[name] = piece.nbytes
+        self._handed = [*self._handed, piece] if receipt.changes else [piece]
+        with self._timed(f"read, {name}"):
+            self._bases.read(self._handed)
+        message = join(self._handed, self.schema)
         self._check(receipt.version, len(receipt.committed), receipt.hash, message, contents)
+
+    def _own_bytes(self) -> int:
+        """Return what lies here besides the server: libraries, drawn contents, what a client has.
+
+        A whole version is the server's, too, until it has told a change.
+        """
+        drawn = [self._dense.values.nbytes]
+        drawn += [c.values.nbytes + c.positions.nbytes for s in self._sparse.values() for c in s]
+        of_client = self._handed[0].nbytes + 4 * self.schema.parameters
+        return self._others + sum(drawn) + (of_client if len(self._handed) > 1 else 0)
 
     def copy(self) -> None:
         """Copy a model as large between two arrays that are there."""
@@ -219,9 +243,15 @@ def measure(parameters: int, repeats: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     bench = Bench(parameters)
     for _ in range(repeats):
-        for step in (bench.copy, lambda: bench.turn("dense"), lambda: bench.turn("sparse")):
-            step()
-    return {"parameters": parameters, "ms": bench.times, "pss": bench.peaks}
+        bench.copy()
+        for name in ("dense", *DENSITIES):
+            bench.turn(name)
+    return {
+        "parameters": parameters,
+        "ms": bench.times,
+        "pss": bench.peaks,
+        "handed": bench.handed_bytes,
+    }
 
 
 def _in_child(measured: Callable[[int, int], dict[str, Any]], *arguments: int) -> dict[str, Any]:
@@ -245,16 +275,19 @@ def show(found: dict[str, Any]) -> None:
         traffic = TRAFFIC.get(name)
         share = traffic * parameters / middle[name] / copy if traffic else 0
         cells += [str(traffic), f"{share:.0%}"] if traffic else ["", ""]
-        dense = name.replace("sparse", "dense")
-        cells.append(f"{middle[name] / middle[dense]:.1%}" if dense != name else "")
+        dense = f"{name.partition(', ')[0]}, dense"
+        cells.append(
+            f"{middle[name] / middle[dense]:.1%}" if dense in middle and dense != name else ""
+        )
         print(f"| {' | '.join(cells)} |")
     model = 4 * parameters
-    print("\n| buffer | before, models | peak without payloads, models | payloads, models |")
-    print("|---|---|---|---|")
-    for name in ("dense", "sparse"):
+    print("\n| buffer | before, models | peak without payloads, models | payloads, models ", end="")
+    print("| handed over, MB |\n|---|---|---|---|---|")
+    for name in ("dense", "sparse", "few"):
         cells = [found["pss"][key] / model for key in (f"{name}, before", name)]
         cells.append(found["pss"][f"{name}, payloads"] / model)
-        print(f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+        handed = f"{found['handed'][name] / 1e6:.1f}"
+        print(f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} | {handed} |")
 
 
 def main() -> None:
@@ -269,7 +302,7 @@ def main() -> None:
     sizes = [10_000_000] if options.quick else [10_000_000, 100_000_000]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {numerics()}")
     print(f"Python {platform.python_version()}, one thread; buffers of {BUFFER} updates, ", end="")
-    print(f"{DENSITY:.0%} where sparse; {options.repeats} turns")
+    print(f"{', '.join(f'{n} {d:.1%}' for n, d in DENSITIES.items())}; {options.repeats} turns")
     rows = []
     for parameters in sizes:
         rows.append(_in_child(measure, parameters, options.repeats))

@@ -8,15 +8,18 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from actors.changes import may_change
 from actors.client import Client
 from actors.evaluator import Evaluator
 from actors.first_version import first_version
 from actors.identity import identify, pss_bytes
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
+from actors.pieces import join
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Server, Snapshot
 from actors.work import Work
+from orchestrator.handed import Made, Settling, pieces
 from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place, Ready
 from policies.types import Address, Buffer, ExperimentError, Version
 
@@ -31,6 +34,8 @@ class InProcessRuntime:
         self._evaluator = Evaluator(work, holdings)
         self._first = first_version(work, holdings.shape)
         self._server = Server(work, self._first.schema, self._first.message)
+        self._changes = may_change(work.method, self._first.schema)
+        self._newest: Handle = self._first.message
 
     @property
     def numerics(self) -> str:
@@ -56,7 +61,7 @@ class InProcessRuntime:
     def _train(self, job: Job) -> Finished:
         assignment = job.assignment
         state = self.fetch(job.state) if job.state else np.empty(0, dtype=np.uint8)
-        payload, after = self._client.train(assignment, job.base, state)
+        payload, after = self._client.train(assignment, pieces(job.base), state)
         delivery = Delivery(assignment.address, assignment.base, 0, payload.size)
         admission = self._server.admit(delivery, payload)
         return Finished(
@@ -77,13 +82,18 @@ class InProcessRuntime:
         self, addresses: Sequence[Address], expected: Version
     ) -> tuple[Pending[Receipt], Handle]:
         """Make the next version."""
-        receipt, message = self._server.commit(addresses, expected)
-        return Ready(receipt), message
+        receipt, piece = self._server.commit(addresses, expected)
+        pending: Pending[Receipt] = Ready(receipt)
+        if not self._changes:
+            return pending, piece
+        self._newest = made = Made(piece, self._newest, pending)
+        return Settling(pending, made), made
 
     def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
         """Publish `target` again."""
-        receipt, message = self._server.rollback(target, expected)
-        return Ready(receipt), message
+        whole = join(pieces(target), self._first.schema)
+        receipt, self._newest = self._server.rollback(whole, expected)
+        return Ready(receipt), self._newest
 
     def discard(self, addresses: Sequence[Address]) -> None:
         """Let the server forget updates."""
@@ -91,11 +101,11 @@ class InProcessRuntime:
 
     def evaluate(self, version: Handle) -> Pending[Evaluation]:
         """Test a version when the result is asked for."""
-        return _Deferred(lambda: self._evaluator.evaluate(version))
+        return _Deferred(lambda: self._evaluator.evaluate(pieces(version)))
 
     def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version at clients when the result is asked for."""
-        return _Deferred(lambda: self._client.evaluate(clients, version))
+        return _Deferred(lambda: self._client.evaluate(clients, pieces(version)))
 
     def describe(self, clients: Sequence[int]) -> list[Description]:
         """Count clients' examples."""
@@ -115,6 +125,7 @@ class InProcessRuntime:
     def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> None:
         """Let the server go on from a snapshot."""
         self._server.restore(snapshot, versions)
+        self._newest = versions[-1]
 
     def put(self, buffer: Buffer) -> Handle:
         """Keep a buffer."""
@@ -124,7 +135,7 @@ class InProcessRuntime:
         """Return the bytes themselves."""
         if isinstance(what, Place):
             return np.asarray(what.handle)[what.start : what.stop]
-        return np.asarray(what)
+        return np.asarray(join(pieces(what), self._first.schema))
 
     def memory(self) -> dict[str, int]:
         """Return this process's memory."""

@@ -23,6 +23,7 @@ from actors.identity import Identity
 from actors.server import Admission
 from actors.work import GroupReceipt, Order, packed, unpacked
 from orchestrator.experiment import Limits
+from orchestrator.handed import pieces
 from orchestrator.on_ray.waiting import LOST_ACTOR, SLICE_S, cause, first_line, in_constructor
 from orchestrator.runtime import Finished, Job, Place
 from policies.types import RunError
@@ -191,7 +192,7 @@ class Crew:
 
         order = Order(
             [task.job.assignment for task in tasks],
-            [at(task.job.base) for task in tasks],
+            [tuple(map(at, pieces(task.job.base))) for task in tasks],
             [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
         )
         payloads, states, receipt = worker.train.remote(packed(order), *buffers)

@@ -9,6 +9,7 @@ unpickles, and what it returns may view the bytes it was given.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from typing import Final
@@ -113,8 +114,7 @@ def encode(
     code_head, codes = write_code(coder, content, schema)
     coding = CODINGS.index(content.code.coding if content.code else "fp32")
     form = KINDS.index(header.kind) | layout_of(content, known) << 2 | coding << 5
-    front = _FIXED.pack(MAGIC, FORMAT, form, schema.fingerprint, 0) + _names(header)
-    front += head + code_head
+    front = _front(header, form, schema) + head + code_head
     padding = 0 if coding else -(len(front) + raw.size) % _ALIGNMENT
     pieces = (
         np.frombuffer(front, dtype=np.uint8),
@@ -128,6 +128,41 @@ def encode(
     checksum = _checksum(message).to_bytes(4, "little")
     message[_CHECKSUM_AT : _FIXED.size] = np.frombuffer(checksum, dtype=np.uint8)
     return message
+
+
+def dense_hash(header: Header, pieces: Sequence[Vector], schema: ModelSchema) -> tuple[int, str]:
+    """Return what `encode` would write of dense float32 values, without writing it.
+
+    Args:
+        header: Names the message.
+        pieces: Values and buffers in their order, cut anywhere; together shape (P + B,), float32.
+        schema: The tensors of both.
+
+    Returns:
+        The message's length, and its XXH3-128.
+
+    Raises:
+        ValueError: If there are not as many values as there must be.
+    """
+    count = sum(piece.size for piece in pieces)
+    if count != schema.size:
+        raise ValueError(f"{count} values for {schema.size} parameters and buffers")
+    front = _front(header, KINDS.index(header.kind), schema)
+    front += bytes(-len(front) % _ALIGNMENT)
+    octets = [np.ascontiguousarray(piece, dtype="<f4").view(np.uint8) for piece in pieces]
+    total = xxhash.xxh3_64(front[:_CHECKSUM_AT] + front[_FIXED.size :])
+    for piece in octets:
+        total.update(piece.data)
+    checksum = (total.intdigest() & 0xFFFFFFFF).to_bytes(4, "little")
+    found = xxhash.xxh3_128(front[:_CHECKSUM_AT] + checksum + front[_FIXED.size :])
+    for piece in octets:
+        found.update(piece.data)
+    return len(front) + 4 * count, found.hexdigest()
+
+
+def _front(header: Header, form: int, schema: ModelSchema) -> bytes:
+    """Return a message's beginning, its checksum yet to come."""
+    return _FIXED.pack(MAGIC, FORMAT, form, schema.fingerprint, 0) + _names(header)
 
 
 def _check_fit(content: Content, schema: ModelSchema) -> None:
