@@ -20,13 +20,14 @@ from actors import faults
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Holdings
+from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Assignment, GroupReceipt, Order, Work, packed, unpacked
 from policies.training import Member, Task, Trained
 from policies.training.chain_torch import aligned
 from policies.types import Buffer, Vector, stream, stream_seed
 from policies.update import Base, Masked, ModelSchema
-from policies.wire import Header, StateLayout, decode, encode
+from policies.wire import Header, StateLayout, encode
 
 CACHE_BYTES = 256 * 2**20
 """Examples kept ready for training, a process."""
@@ -57,6 +58,7 @@ class Client:
         self._work = work
         self._holdings = holdings
         self._model = work.build(holdings.shape)
+        self._bases = Bases(self._model.schema)
         self._layout = StateLayout(work.method.uplink.start(self._model.schema))
         self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._cached_bytes = 0
@@ -72,12 +74,12 @@ class Client:
         """Whether clients train side by side, and not one after the other."""
         return self._work.method.training.cohorts(self._model)
 
-    def train(self, assignment: Assignment, base: Buffer, state: Buffer) -> tuple[Buffer, Buffer]:
+    def train(self, assignment: Assignment, base: Handed, state: Buffer) -> tuple[Buffer, Buffer]:
         """Train one assignment.
 
         Args:
             assignment: What is asked for.
-            base: The base version as a message.
+            base: The base version.
             state: The client's state, packed; empty before its first update.
 
         Returns:
@@ -90,9 +92,9 @@ class Client:
         with self.watch("compress and encode"):
             return self._written(assignment, start, weights, trained, state)
 
-    def _start(self, message: Buffer) -> _Start:
-        """Read a base version."""
-        received = decode(message, self.schema)
+    def _start(self, handed: Handed, *, alone: bool = True) -> _Start:
+        """Read a base version; see `Bases.read`."""
+        received = self._bases.read(handed, alone=alone)
         content = received.content
         mask = content.mask if isinstance(content, Masked) else None
         values = content.densify(self.schema.parameters)
@@ -172,21 +174,21 @@ class Client:
         """Count clients' examples; a silo's are loaded now."""
         return [self._holdings.describe(client) for client in clients]
 
-    def evaluate(self, clients: Sequence[int], message: Buffer) -> list[Score]:
+    def evaluate(self, clients: Sequence[int], version: Handed) -> list[Score]:
         """Test a version on the test examples of clients' own.
 
         Args:
             clients: Who tests.
-            message: The version, as clients are sent it.
+            version: Which one.
 
         Returns:
             A score for each client, in their order; of no examples for those that have none.
         """
         with self.watch("test"):
-            return self._scores(clients, message)
+            return self._scores(clients, version)
 
-    def _scores(self, clients: Sequence[int], message: Buffer) -> list[Score]:
-        received = decode(message, self.schema)
+    def _scores(self, clients: Sequence[int], version: Handed) -> list[Score]:
+        received = self._bases.read(version)
         self._model.load(received.content.densify(self.schema.parameters), received.buffers)
         scores = []
         for client in clients:
@@ -217,8 +219,12 @@ class Client:
         durations: list[float] = []
         cpu, at = time.process_time(), 0
         group, base_at, state_at = order
+        distinct = dict.fromkeys(base_at)
         with self.watch("read the base"):
-            starts = {base: self._start(buffers[base]) for base in dict.fromkeys(base_at)}
+            starts = {
+                places: self._start([buffers[place] for place in places], alone=len(distinct) == 1)
+                for places in distinct
+            }
         for cohort in self._cohorts(group):
             began = time.perf_counter()
             members = group[cohort]
@@ -314,9 +320,9 @@ class ClientActor:
         """Say what this process's time went into."""
         return self._client.watch.usage()
 
-    def evaluate(self, clients: Sequence[int], message: Buffer) -> list[Score]:
-        """Test a version; see `Client.evaluate`."""
-        return self._client.evaluate(clients, message)
+    def evaluate(self, clients: Sequence[int], *version: Buffer) -> list[Score]:
+        """Test a version, in pieces; see `Client.evaluate`."""
+        return self._client.evaluate(clients, version)
 
     def train(self, order: bytes, *buffers: Buffer) -> tuple[Buffer, Buffer, bytes]:
         """Train a group, from a packed `Order` to a packed receipt; see `Client.train_group`."""

@@ -10,10 +10,10 @@ import torch
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Evaluation, evaluate
 from actors.learning.holdings import Dealt, Holdings
+from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Work
 from policies.types import Buffer
-from policies.wire import decode
 
 
 class Evaluator:
@@ -26,6 +26,7 @@ class Evaluator:
     def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
         self._model = work.build(holdings.shape)
+        self._bases = Bases(self._model.schema)
         self.watch = Stopwatch()
         self._classes = holdings.shape.classes
         self._owners: torch.Tensor | None = None
@@ -37,10 +38,10 @@ class Evaluator:
         if data.clients_test is not None:
             self._owners = torch.from_numpy(data.clients_test)
 
-    def evaluate(self, message: Buffer) -> Evaluation:
-        """Test a version; `message` is what clients are sent."""
+    def evaluate(self, version: Handed) -> Evaluation:
+        """Test a version."""
         with self.watch("test"):
-            received = decode(message, self._model.schema)
+            received = self._bases.read(version)
             parameters = received.content.densify(self._model.schema.parameters)
             self._model.load(parameters, received.buffers)
             x, y, owners = self._x, self._y, self._owners
@@ -64,6 +65,6 @@ class EvaluatorActor:
         """Say what this process's time went into."""
         return self._evaluator.watch.usage()
 
-    def evaluate(self, message: Buffer) -> Evaluation:
-        """Test a version; see `Evaluator.evaluate`."""
-        return self._evaluator.evaluate(message)
+    def evaluate(self, *version: Buffer) -> Evaluation:
+        """Test a version, in pieces; see `Evaluator.evaluate`."""
+        return self._evaluator.evaluate(version)

@@ -12,6 +12,7 @@ from threading import Condition
 from typing import Any, Final, TypeVar
 
 from actors.identity import Identity, identify, join_paths
+from actors.pieces import join
 from actors.publisher import Shipment
 from actors.server import Admission, Delivery, Receipt, Server, Snapshot
 from actors.stopwatch import Stopwatch, Usage
@@ -45,6 +46,7 @@ class ParameterServer:
     ) -> None:
         join_paths(paths)
         self._server = Server(Work.model_validate(work), schema, initial)
+        self._schema = schema
         self._turn = Condition()
         self._deadline_s = deadline_s
         self._watch = Stopwatch()
@@ -89,7 +91,7 @@ class ParameterServer:
             order: The addresses and the expected version, packed.
 
         Returns:
-            The receipt, packed, and the version's message.
+            The receipt, packed, and the version, whole or what has changed.
         """
         addresses, expected = unpacked(order)
         receipt, message = self._in_turn(expected, lambda: self._commit(addresses, expected))
@@ -99,9 +101,10 @@ class ParameterServer:
         with self._watch("make versions"):
             return self._server.commit(addresses, expected)
 
-    def rollback(self, expected: Version, target: Buffer) -> tuple[bytes, Buffer]:
+    def rollback(self, expected: Version, *target: Buffer) -> tuple[bytes, Buffer]:
         """Go back when its turn has come, and answer as `commit` does; see `Server.rollback`."""
-        receipt, message = self._in_turn(expected, lambda: self._server.rollback(target, expected))
+        whole = join(target, self._schema)
+        receipt, message = self._in_turn(expected, lambda: self._server.rollback(whole, expected))
         return packed(receipt), message
 
     def snapshot(self, expected: Version) -> Snapshot:

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 
+from actors.changes import LARGEST_SHARE, LONGEST_CHAIN, Change, write_change
 from policies.aggregation import Applied
+from policies.passes import blocks
 from policies.sparsity import DownlinkPolicy, LaggingDownlink, Masks
 from policies.types import (
     Address,
@@ -29,6 +32,7 @@ from policies.update import Content, Dense, Mask, Masked, ModelSchema, Sparse
 from policies.wire import (
     Header,
     decode,
+    dense_hash,
     dequantise,
     encode,
     entropy_bytes,
@@ -50,6 +54,20 @@ class Shipment(NamedTuple):
 
     bytes: int
     entropy_bytes: float
+
+
+class Publication(NamedTuple):
+    """How a version is handed to actors.
+
+    Attributes:
+        buffer: A whole message, or a `Change`.
+        whole: Which of the two.
+        hash: XXH3-128 of the whole message, written or not.
+    """
+
+    buffer: Buffer
+    whole: bool
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +117,38 @@ class _Change:
 
 
 class Publisher:
-    """Keeps the public model, and writes what clients are sent."""
+    """Keeps the public model, and writes what clients are sent.
 
-    def __init__(self, policy: DownlinkPolicy, schema: ModelSchema, message: Buffer) -> None:
+    Args:
+        policy: Says how the public model follows the server's.
+        schema: The model's tensors.
+        message: The first version, whole.
+        changes: Whether a version that changed little is handed over as what it changed.
+    """
+
+    def __init__(
+        self,
+        policy: DownlinkPolicy,
+        schema: ModelSchema,
+        message: Buffer,
+        *,
+        changes: bool = False,
+    ) -> None:
+        self._changes = changes
+        self._chain: list[int] = []  # sizes of the changes since the last whole version
         self._policy = policy
         self._schema = schema
         self._masks: Masks | None = None
         self._ring: deque[_Change] = deque()
+        self._newest: Version
         self._versions: dict[Version, _Public] = {}  # those that somebody may yet be sent
         self._quotes: dict[tuple[Version | None, Version], Shipment] = {}
         self._take(message)
+
+    @property
+    def _public(self) -> _Public:
+        """The newest version."""
+        return self._versions[self._newest]
 
     @property
     def newest(self) -> Vector:
@@ -122,6 +162,7 @@ class Publisher:
 
     def reset(self, messages: Sequence[Buffer], masks: Masks | None = None) -> None:
         """Begin again with these versions, the newest last, not knowing what they changed."""
+        self._chain.clear()
         self._ring.clear()
         self._versions.clear()
         self._quotes.clear()
@@ -136,8 +177,8 @@ class Publisher:
         applied: Applied | None,
         masks: Masks | None = None,
         density: float = 0.0,
-    ) -> Buffer:
-        """Let the public model follow the server's; return it as a whole message.
+    ) -> Publication:
+        """Let the public model follow the server's.
 
         Args:
             version: The new version, one after the newest.
@@ -146,30 +187,68 @@ class Publisher:
             masks: Which parameters live and lived.
             density: What the server asks clients to send; 0 for nothing.
         """
-        before = self._public
         values, buffers = model[: self._schema.parameters], model[self._schema.parameters :]
+        places = self._few(applied) if self._changes else None
+        if places is not None:
+            return self._change(version, values, buffers.copy(), places, density)
+        self._chain.clear()
         if isinstance(self._policy, LaggingDownlink) and applied is not None:
-            step = self._policy.step(values - before.values, self._schema)
-            values = before.values.copy()
+            step = self._policy.step(values - self.newest, self._schema)
+            values = self.newest.copy()
             step.add_to(values, 1.0)
             applied = Applied({}, [step.positions], step)
+        before = self._public if self._policy.ring_bytes() else None
+        if before is None:
+            self._versions.clear()  # a large model's memory is free for its successor
         self._masks = masks
         mask = None if masks is None else masks.newest
         message = whole_message(self._policy, self._schema, version, values, buffers, mask, density)
-        self._take(message)
-        if self._policy.ring_bytes():
+        self._take(message, own=True)
+        if before is not None:
             self._remember(before, applied)
-        return message
+        return Publication(message, True, xxhash.xxh3_128_hexdigest(message.data))
 
-    def _take(self, message: Buffer) -> None:
+    # ------------------------------------------------------------ handing over what has changed
+
+    def _few(self, applied: Applied | None) -> Positions | None:
+        """Return where the model has changed, if that is worth telling alone."""
+        if applied is None or applied.touched is None or len(self._chain) >= LONGEST_CHAIN:
+            return None
+        size = self._schema.parameters
+        most = min(LARGEST_SHARE * size, (4 * size - sum(self._chain)) / 8)
+        if sum(piece.size for piece in applied.touched) > 2 * most:
+            return None  # joining them would take as long as a whole version
+        places = _union(applied.touched, size)
+        return places if places.size <= most else None
+
+    def _change(
+        self, version: Version, model: Vector, buffers: Vector, places: Positions, density: float
+    ) -> Publication:
+        """Bring the public model on in place; nobody else has it once it is our own."""
+        public = self._public
+        values = public.values if self._chain else public.values.copy()
+        change = Change(version, public.version, density, places, model[places], buffers)
+        change.bring(values)
+        buffer = write_change(change, self._schema)
+        self._chain.append(buffer.nbytes)
+        header = Header("weights", Address(0, 0), version, 0, density)
+        size, digest = dense_hash(header, [values, buffers], self._schema)
+        self._versions.clear()
+        self._newest = version
+        self._versions[version] = _Public(version, Dense(values), values, buffers, density, size)
+        return Publication(buffer, False, digest)
+
+    def _take(self, message: Buffer, *, own: bool = False) -> None:
         """Make a version the newest."""
-        read = decode(message, self._schema)
+        read = decode(message, self._schema, own=own)
         if not self._policy.ring_bytes():
             self._versions.clear()
         values = read.content.densify(self._schema.parameters)
         header, size = read.header, int(message.size)
-        self._public = _Public(header.base, read.content, values, read.buffers, header.scalar, size)
-        self._versions[header.base] = self._public
+        self._newest = header.base
+        self._versions[header.base] = _Public(
+            header.base, read.content, values, read.buffers, header.scalar, size
+        )
 
     # ------------------------------------------------------------ the ring
 
@@ -272,6 +351,8 @@ class Publisher:
         whole = self._way(public, content, None)
         if not self._policy.sparse() or not isinstance(content, Dense):
             return whole
+        if all(block.view(np.uint32).all() for block in blocks(public.values)):
+            return whole  # there is nothing to leave out
         positions = np.flatnonzero(public.values.view(np.uint32))  # a -0.0 is sent as it is
         sparse = self._way(public, Sparse(positions, public.values[positions]), None)
         return min(whole, sparse, key=lambda way: way.entropy_bytes)
@@ -345,8 +426,15 @@ def _header(kind: PayloadKind, public: _Public, held: Version | None) -> Header:
 
 
 def _union(pieces: Sequence[Positions], size: int) -> Positions:
+    """Return the positions of pieces, each once, in order; a piece alone as it is."""
     if len(pieces) == 1:
         return pieces[0]
+    if sum(piece.size for piece in pieces) < size // 8:
+        found = np.concatenate([_NO_POSITIONS, *pieces])
+        found.sort()
+        first = np.ones(found.size, dtype=np.bool_)
+        np.not_equal(found[1:], found[:-1], out=first[1:])
+        return np.compress(first, found)
     flags = np.zeros(size, dtype=np.bool_)
     for piece in pieces:
         flags[piece] = True

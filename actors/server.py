@@ -15,9 +15,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import xxhash
 
+from actors.changes import may_change
 from actors.publisher import Publisher, Shipment
 from actors.work import Work
 from policies.aggregation import Applied, mean_buffers
+from policies.passes import nonzeros
 from policies.sparsity import LIVE, Masks, NoPruning, Stage
 from policies.types import (
     ACCEPTED,
@@ -32,7 +34,7 @@ from policies.types import (
     rejected,
 )
 from policies.update import Content, Contribution, Mask, Masked, ModelSchema, Move, Update
-from policies.wire import Header, WireError, check_finite, decode, entropy_bytes
+from policies.wire import Header, Message, WireError, check_finite, decode, entropy_bytes
 
 T = TypeVar("T")
 
@@ -85,10 +87,11 @@ class Receipt:
     Attributes:
         version: The version it made.
         whole: What sending it takes to a client that holds nothing.
-        hash: XXH3-128 of its message.
+        hash: XXH3-128 of its whole message.
         nonzeros: Parameters that are not zero.
         committed: The updates in it, in order.
         measures: Figures that the method is known by, by name.
+        changes: Whether what came with it says only what has changed since the version before.
     """
 
     version: Version
@@ -97,6 +100,7 @@ class Receipt:
     nonzeros: int
     committed: tuple[Committed, ...]
     measures: tuple[tuple[str, float], ...] = ()
+    changes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +136,10 @@ class Server:
         self._method = work.method
         self._schema = schema
         self._version = first.header.base
-        self._model = whole_model(initial, schema)
-        self._publisher = Publisher(work.method.downlink, schema, initial)
+        self._model = _whole(first, schema)
+        self._publisher = Publisher(
+            work.method.downlink, schema, initial, changes=may_change(work.method, schema)
+        )
         self._memory = work.method.aggregation.start(schema)
         self._pruned = work.method.pruning.start()
         self._masks = Masks.start(schema.parameters) if work.method.pruning.masks() else None
@@ -204,7 +210,8 @@ class Server:
             expected: The version that they are committed on top of.
 
         Returns:
-            The receipt, and the new version as a message.
+            The receipt, and the new version: a whole message, or what has changed since the
+            version before (`actors/changes.py`).
 
         Raises:
             RunError: If the server is at another version, or an update was not admitted or is
@@ -248,7 +255,7 @@ class Server:
             return repeated
         read = decode(target, self._schema)
         content = read.content
-        self._model = whole_model(target, self._schema)
+        self._model = _whole(read, self._schema)
         self._memory = self._method.aggregation.start(self._schema)
         self._pruned = self._method.pruning.start()
         if isinstance(content, Masked):
@@ -400,13 +407,14 @@ class Server:
         self, version: Version, committed: tuple[Committed, ...], applied: Applied | None
     ) -> tuple[Receipt, Buffer]:
         self._version = version
-        message = self._publisher.publish(version, self._model, applied, self._masks, self._density)
-        nonzeros = int(np.count_nonzero(self._publisher.newest))
-        digest = xxhash.xxh3_128_hexdigest(message.data)
+        self._last = None
+        made = self._publisher.publish(version, self._model, applied, self._masks, self._density)
         measures = tuple(sorted(applied.measures.items())) if applied is not None else ()
         whole = self._publisher.whole()
-        receipt = Receipt(version, whole, digest, nonzeros, committed, measures)
-        self._last = (receipt, message)
+        left = nonzeros(self._publisher.newest)
+        changes = not made.whole
+        receipt = Receipt(version, whole, made.hash, left, committed, measures, changes)
+        self._last = (receipt, made.buffer)
         return self._last
 
 
@@ -441,5 +449,8 @@ def _within(contribution: Contribution, mask: Mask) -> Contribution:
 
 def whole_model(message: Buffer, schema: ModelSchema) -> Vector:
     """Read a model message into a vector of its own, shape (P + B,)."""
-    read = decode(message, schema)
+    return _whole(decode(message, schema), schema)
+
+
+def _whole(read: Message, schema: ModelSchema) -> Vector:
     return np.concatenate([read.content.densify(schema.parameters), read.buffers])

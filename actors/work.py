@@ -65,13 +65,13 @@ class Order(NamedTuple):
 
     Attributes:
         group: What is asked for.
-        base_at: For each, which of the buffers that come with it is its base.
+        base_at: For each, which of the buffers that come with it make up its base, in order.
         state_at: For each, which of them holds its state, and from where to where; None before a
             client's first update.
     """
 
     group: Sequence[Assignment]
-    base_at: Sequence[int]
+    base_at: Sequence[tuple[int, ...]]
     state_at: Sequence[tuple[int, int, int] | None]
 
 

@@ -44,6 +44,7 @@ from orchestrator.stages import Compute, Download, Upload, plain_training
 from orchestrator.timetable import Timetable
 from orchestrator.turns import Turns
 from policies.guards import Figures, StopReason
+from policies.passes import nonzeros
 from policies.selection import IdleClients
 from policies.types import (
     ACCEPTED,
@@ -159,9 +160,9 @@ class Engine:
         """Publish and evaluate version 0, and ask the first clients."""
         message = self.runtime.fetch(self.versions.handle(self.head))
         parameters = whole_model(message, self.schema)[: self.schema.parameters]
-        nonzeros = int(np.count_nonzero(parameters))
-        self.versions.publish(self.head, Published(self._first_whole, nonzeros))
-        self._journal.published(self.head, nonzeros, xxhash.xxh3_128_hexdigest(message.data))
+        left = nonzeros(parameters)
+        self.versions.publish(self.head, Published(self._first_whole, left))
+        self._journal.published(self.head, left, xxhash.xxh3_128_hexdigest(message.data))
         self._evaluate(self.head, duration_s=0.0)
         limit = self.plan.stop.virtual_seconds
         if limit is not None:

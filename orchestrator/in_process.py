@@ -9,16 +9,19 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from actors.changes import may_change
 from actors.client import Client
 from actors.evaluator import Evaluator
 from actors.first_version import first_version
 from actors.identity import identify, pss_bytes
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
+from actors.pieces import join
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Server, Snapshot
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Work
+from orchestrator.handed import Made, Settling, order_of, pieces
 from orchestrator.runtime import (
     MOST_IN_GROUP,
     Finished,
@@ -29,7 +32,6 @@ from orchestrator.runtime import (
     Place,
     Ready,
     Task,
-    order_of,
 )
 from policies.types import Address, Buffer, ExperimentError, Version
 
@@ -48,6 +50,8 @@ class InProcessRuntime:
         self._most = MOST_IN_GROUP if self._client.has_cohorts else 1
         self._first = first_version(work, holdings.shape)
         self._server = Server(work, self._first.schema, self._first.message)
+        self._changes = may_change(work.method, self._first.schema)
+        self._newest: Handle = self._first.message
 
     @property
     def numerics(self) -> str:
@@ -105,13 +109,18 @@ class InProcessRuntime:
     ) -> tuple[Pending[Receipt], Handle]:
         """Make the next version."""
         with self._watch("make versions"):
-            receipt, message = self._server.commit(addresses, expected)
-        return Ready(receipt), message
+            receipt, piece = self._server.commit(addresses, expected)
+        pending: Pending[Receipt] = Ready(receipt)
+        if not self._changes:
+            return pending, piece
+        self._newest = made = Made(piece, self._newest, pending)
+        return Settling(pending, made), made
 
     def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
         """Publish `target` again."""
-        receipt, message = self._server.rollback(target, expected)
-        return Ready(receipt), message
+        whole = join(pieces(target), self._first.schema)
+        receipt, self._newest = self._server.rollback(whole, expected)
+        return Ready(receipt), self._newest
 
     def discard(self, addresses: Sequence[Address]) -> None:
         """Let the server forget updates."""
@@ -119,11 +128,11 @@ class InProcessRuntime:
 
     def evaluate(self, version: Handle) -> Pending[Evaluation]:
         """Test a version when the result is asked for."""
-        return _Deferred(lambda: self._evaluator.evaluate(version))
+        return _Deferred(lambda: self._evaluator.evaluate(pieces(version)))
 
     def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version at clients when the result is asked for."""
-        return _Deferred(lambda: self._client.evaluate(clients, version))
+        return _Deferred(lambda: self._client.evaluate(clients, pieces(version)))
 
     def describe(self, clients: Sequence[int]) -> list[Description]:
         """Count clients' examples."""
@@ -143,6 +152,7 @@ class InProcessRuntime:
     def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> None:
         """Let the server go on from a snapshot."""
         self._server.restore(snapshot, versions)
+        self._newest = versions[-1]
 
     def put(self, buffer: Buffer) -> Handle:
         """Keep a buffer."""
@@ -152,7 +162,7 @@ class InProcessRuntime:
         """Return the bytes themselves."""
         if isinstance(what, Place):
             return np.asarray(what.handle)[what.start : what.stop]
-        return np.asarray(what)
+        return np.asarray(join(pieces(what), self._first.schema))
 
     def usage(self) -> dict[str, Usage]:
         """Return what training, the server and tests took of this process."""

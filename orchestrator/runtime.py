@@ -15,7 +15,7 @@ from actors.learning.holdings import Description
 from actors.publisher import Shipment
 from actors.server import Admission, Delivery, Receipt, Snapshot
 from actors.stopwatch import Usage
-from actors.work import Assignment, Order
+from actors.work import Assignment
 from policies.types import Address, Buffer, Version
 from policies.update import ModelSchema
 
@@ -70,25 +70,6 @@ class Task:
     def __lt__(self, other: Task) -> bool:
         """Say which is needed earlier."""
         return (self.job.due_s, self.serial) < (other.job.due_s, other.serial)
-
-
-def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:
-    """Return the order for a group, and the handles of the buffers that it names."""
-    handles: list[Handle] = []
-    places: dict[int, int] = {}
-
-    def at(handle: Handle) -> int:
-        if id(handle) not in places:
-            places[id(handle)] = len(handles)
-            handles.append(handle)
-        return places[id(handle)]
-
-    order = Order(
-        [task.job.assignment for task in tasks],
-        [at(task.job.base) for task in tasks],
-        [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
-    )
-    return order, handles
 
 
 class Finished(NamedTuple):

@@ -23,8 +23,9 @@ from actors.identity import Identity
 from actors.server import Admission
 from actors.work import GroupReceipt, Order, packed, unpacked
 from orchestrator.experiment import Limits
+from orchestrator.handed import order_of
 from orchestrator.on_ray.waiting import LOST_ACTOR, SLICE_S, cause, first_line, in_constructor
-from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Task, order_of
+from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Task
 from policies.types import RunError
 
 GROUP_S: Final = 0.1

@@ -17,6 +17,7 @@ import psutil
 import ray
 from ray import exceptions as ray_errors
 
+from actors.changes import may_change
 from actors.client import ClientActor
 from actors.evaluator import EvaluatorActor
 from actors.first_version import first_version
@@ -24,12 +25,14 @@ from actors.identity import Identity, identify, pss_bytes
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
 from actors.parameter_server import THREADS, ParameterServer
+from actors.pieces import join
 from actors.publisher import Shipment
 from actors.server import Delivery, Receipt, Snapshot
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Order, Work, packed, unpacked
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
+from orchestrator.handed import Made, Settling, pieces
 from orchestrator.hosting import Hosting, demand
 from orchestrator.on_ray.crew import Crew, Worker
 from orchestrator.on_ray.waiting import (
@@ -133,6 +136,8 @@ class RayRuntime:
         states = StateLayout(work.method.uplink.start(first.schema))
         self._crew.expect(states.size, first.message.nbytes)
         self._first = First(first.schema, ray.put(first.message), first.whole)
+        self._changes = may_change(work.method, first.schema)
+        self._newest: Handle = self._first.handle
         self._starting = {
             self._server.identity.remote(): "parameter server",
             self._evaluator.identity.remote(): "evaluator",
@@ -173,13 +178,18 @@ class RayRuntime:
         self, addresses: Sequence[Address], expected: Version
     ) -> tuple[Pending[Receipt], Handle]:
         """Make the next version; clients can be sent its handle at once."""
-        receipt, message = self._commit.remote(packed((list(addresses), expected)))
-        return self._pending(receipt, f"version {expected.number + 1}"), message
+        receipt, piece = self._commit.remote(packed((list(addresses), expected)))
+        pending = self._pending(receipt, f"version {expected.number + 1}")
+        if not self._changes:
+            return pending, piece
+        self._newest = made = Made(piece, self._newest, pending)
+        return Settling(pending, made), made
 
     def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
         """Publish `target` again under a new lineage."""
-        receipt, message = self._rollback.remote(expected, target)
-        return self._pending(receipt, f"the rollback after version {expected.number}"), message
+        receipt, self._newest = self._rollback.remote(expected, *pieces(target))
+        what = f"the rollback after version {expected.number}"
+        return self._pending(receipt, what), self._newest
 
     def discard(self, addresses: Sequence[Address]) -> None:
         """Let the server forget updates."""
@@ -190,7 +200,7 @@ class RayRuntime:
         """Test a version; asks again if the evaluator dies."""
         return PendingCall(
             self,
-            lambda: self._evaluator.evaluate.remote(version),
+            lambda: self._evaluator.evaluate.remote(*pieces(version)),
             self._limits.evaluate_s,
             "an evaluation",
             tries=self._limits.attempts,
@@ -200,7 +210,7 @@ class RayRuntime:
         """Test a version at clients; asks again if an actor dies."""
         return self._at_clients(
             clients,
-            lambda actor, part: actor.evaluate.remote(part, version),
+            lambda actor, part: actor.evaluate.remote(part, *pieces(version)),
             self._limits.evaluate_s,
             "a federated evaluation",
         )
@@ -249,6 +259,7 @@ class RayRuntime:
         """Let the server go on from a snapshot."""
         reference = self._server.restore.remote(snapshot, *versions)
         self._get(reference, self._limits.server_s, "the server")
+        self._newest = versions[-1]
 
     def put(self, buffer: Buffer) -> Handle:
         """Keep a buffer; the driver owns it."""
@@ -259,8 +270,8 @@ class RayRuntime:
         if isinstance(what, Place):
             whole: Buffer = self._get(what.handle, self._limits.server_s, "a buffer")
             return whole[what.start : what.stop]
-        found: Buffer = self._get(what, self._limits.server_s, "a buffer")
-        return found
+        found = [self._get(piece, self._limits.server_s, "a buffer") for piece in pieces(what)]
+        return join(found, self._first.schema)
 
     def usage(self) -> dict[str, Usage]:
         """Ask every actor; of a Ray on this machine that the run has started, its own processes."""

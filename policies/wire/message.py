@@ -9,6 +9,7 @@ unpickles, and what it returns may view the bytes it was given.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 import numpy as np
 import xxhash
 
+from policies.passes import not_finite
 from policies.types import Address, Buffer, PayloadKind, Reason, Vector, Version
 from policies.update import Content, Dense, Mask, ModelSchema, Update
 from policies.wire.codes import (
@@ -112,8 +114,7 @@ def encode(
     code_head, codes = write_code(coder, content, schema)
     coding = CODINGS.index(content.code.coding if content.code else "fp32")
     form = KINDS.index(header.kind) | layout_of(content, known) << 2 | coding << 5
-    front = _FIXED.pack(MAGIC, FORMAT, form, schema.fingerprint, 0) + _names(header)
-    front += head + code_head
+    front = _front(header, form, schema) + head + code_head
     padding = 0 if coding else -(len(front) + raw.size) % _ALIGNMENT
     pieces = (
         np.frombuffer(front, dtype=np.uint8),
@@ -127,6 +128,41 @@ def encode(
     checksum = _checksum(message).to_bytes(4, "little")
     message[_CHECKSUM_AT : _FIXED.size] = np.frombuffer(checksum, dtype=np.uint8)
     return message
+
+
+def dense_hash(header: Header, pieces: Sequence[Vector], schema: ModelSchema) -> tuple[int, str]:
+    """Return what `encode` would write of dense float32 values, without writing it.
+
+    Args:
+        header: Names the message.
+        pieces: Values and buffers in their order, cut anywhere; together shape (P + B,), float32.
+        schema: The tensors of both.
+
+    Returns:
+        The message's length, and its XXH3-128.
+
+    Raises:
+        ValueError: If there are not as many values as there must be.
+    """
+    count = sum(piece.size for piece in pieces)
+    if count != schema.size:
+        raise ValueError(f"{count} values for {schema.size} parameters and buffers")
+    front = _front(header, KINDS.index(header.kind), schema)
+    front += bytes(-len(front) % _ALIGNMENT)
+    octets = [np.ascontiguousarray(piece, dtype="<f4").view(np.uint8) for piece in pieces]
+    total = xxhash.xxh3_64(front[:_CHECKSUM_AT] + front[_FIXED.size :])
+    for piece in octets:
+        total.update(piece.data)
+    checksum = (total.intdigest() & 0xFFFFFFFF).to_bytes(4, "little")
+    found = xxhash.xxh3_128(front[:_CHECKSUM_AT] + checksum + front[_FIXED.size :])
+    for piece in octets:
+        found.update(piece.data)
+    return len(front) + 4 * count, found.hexdigest()
+
+
+def _front(header: Header, form: int, schema: ModelSchema) -> bytes:
+    """Return a message's beginning, its checksum yet to come."""
+    return _FIXED.pack(MAGIC, FORMAT, form, schema.fingerprint, 0) + _names(header)
 
 
 def _check_fit(content: Content, schema: ModelSchema) -> None:
@@ -144,13 +180,16 @@ def _names(header: Header) -> bytes:
         return numbers + np.asarray(header.scalar).astype("<f4").tobytes()
 
 
-def decode(message: Buffer, schema: ModelSchema, masks: Masks | None = None) -> Message:
+def decode(
+    message: Buffer, schema: ModelSchema, masks: Masks | None = None, *, own: bool = False
+) -> Message:
     """Read a message without trusting it.
 
     Args:
         message: Shape (n,), uint8.
         schema: What the reader expects.
         masks: Returns the mask of an epoch, or raises KeyError.
+        own: Whether this process has just written it: then the checksum holds.
 
     Returns:
         The message, its values as float32 and as they were written; they may view `message`,
@@ -160,7 +199,7 @@ def decode(message: Buffer, schema: ModelSchema, masks: Masks | None = None) -> 
         WireError: With the reason, for anything that is not a whole, well-formed message over
             this schema and these masks.
     """
-    kind, layout, coding = _check_fixed(message, schema)
+    kind, layout, coding = _check_fixed(message, schema, own=own)
     reader = Reader(message, _FIXED.size)
     client, number, version, lineage, examples = (reader.number() for _ in range(5))
     (scalar,) = struct.unpack("<f", reader.take(4).tobytes())
@@ -173,7 +212,7 @@ def decode(message: Buffer, schema: ModelSchema, masks: Masks | None = None) -> 
     return Message(header, content, reader.floats(schema.buffers))
 
 
-def _check_fixed(message: Buffer, schema: ModelSchema) -> tuple[int, int, int]:
+def _check_fixed(message: Buffer, schema: ModelSchema, *, own: bool) -> tuple[int, int, int]:
     """Check what stands before the names; return kind, layout and coding."""
     most = most_bytes(schema)
     if message.size > most:
@@ -183,7 +222,7 @@ def _check_fixed(message: Buffer, schema: ModelSchema) -> tuple[int, int, int]:
     magic, version, form, fingerprint, checksum = _FIXED.unpack_from(message.data)
     if magic != MAGIC or version != FORMAT:
         raise WireError(Reason.MALFORMED, f"magic {magic!r}, format {version}, not LC {FORMAT}")
-    if checksum != _checksum(message):
+    if not own and checksum != _checksum(message):
         raise WireError(Reason.CHECKSUM, "the checksum does not match")
     if fingerprint != schema.fingerprint:
         raise WireError(
@@ -227,8 +266,8 @@ def check_finite(message: Message) -> None:
     if not isfinite(message.header.scalar):
         raise WireError(Reason.NOT_FINITE, f"the scalar is {message.header.scalar}")
     for name, values in (("values", message.content.values), ("buffers", message.buffers)):
-        if not np.isfinite(values).all():
-            bad = int(values.size - np.isfinite(values).sum())
+        bad = not_finite(values)
+        if bad:
             raise WireError(Reason.NOT_FINITE, f"{bad} of {values.size} {name} are not finite")
 
 

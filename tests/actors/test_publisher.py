@@ -148,7 +148,7 @@ class Scene:
         self._publish(Applied({}))
 
     def _publish(self, applied: Applied) -> None:
-        message = self.publisher.publish(self.version, self.model, applied, self.masks)
+        message = self.publisher.publish(self.version, self.model, applied, self.masks).buffer
         self.public[self.version] = message
 
     def values(self, version: Version) -> Vector:
@@ -344,7 +344,8 @@ def test_a_replaced_model_is_public_at_once() -> None:
     held, _ = check(scene, None)
     scene.model[:] = 0
     scene.version = Version(1, 1)
-    scene.public[scene.version] = scene.publisher.publish(scene.version, scene.model, None)
+    made = scene.publisher.publish(scene.version, scene.model, None)
+    scene.public[scene.version] = made.buffer
     assert not scene.values(scene.version).any()
     check(scene, held)
 

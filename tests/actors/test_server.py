@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Literal
@@ -665,7 +666,7 @@ def test_payloads_are_read_while_a_version_is_made(monkeypatch: pytest.MonkeyPat
 def test_shell_admits_what_an_actor_returned() -> None:
     """Assignments and places become deliveries; the receipt is handed on as it is."""
     remote, pieces = shell(), [payload(A), payload(B)]
-    order = Order([Assignment(A, V0), Assignment(B, V0)], [0, 0], [None, None])
+    order = Order([Assignment(A, V0), Assignment(B, V0)], [(0,), (0,)], [None, None])
     cut = pieces[0].size
     receipt = GroupReceipt(((0, cut), (cut, cut + pieces[1].size)), (0.1, 0.2), 0.3)
     answer = remote.admit(packed(order), packed(receipt), np.concatenate(pieces))
@@ -687,3 +688,21 @@ def test_shell_restores() -> None:
     deliver(remote, B)
     admit(source, B)
     assert commit(remote, B, V1)[0] == source.commit([B], V1)[0]
+
+
+def test_one_message_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version is let go before the next one is written: a large model is there once."""
+    here = server()
+    admit(here, A)
+    newest = weakref.ref(here.commit([A], V0)[1])
+    assert newest() is not None  # the answer to the same commit
+    gone: list[bool] = []
+
+    def watched(*parts: Any) -> Buffer:
+        gone.append(newest() is None)
+        return whole_message(*parts)
+
+    monkeypatch.setattr("actors.publisher.whole_message", watched)
+    admit(here, B, base=V1)
+    here.commit([B], V1)
+    assert gone == [True]

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from orchestrator.handed import pieces
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets
@@ -97,6 +99,37 @@ def test_sparse_methods(
     summary, _ = on_ray(experiment, tmp_path / "run", head.address, workers=2)
     assert summary.digest == alone.digest
     assert 0 < summary.downlink_entropy_bytes <= summary.downlink_bytes
+
+
+LARGE = (
+    "model={kind: mlp, hidden: [57400]}",  # 4.3 million parameters
+    "method.uplink={kind: top-k, density: 0.001}",
+    "method.aggregation.kind=fedasync",
+    "stop.versions=14",
+    "evaluate.every_versions=2",
+)
+
+
+def test_large_models(
+    small: Any, ran: Any, head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Actors put versions together from what has changed, also one that was started again."""
+    with monkeypatch.context() as patch:
+        patch.setattr("actors.changes.LEAST_PARAMETERS", 1 << 32)
+        alone = ran(small(*LARGE))
+    seen: list[int] = []
+
+    def counted(version: Any) -> list[Any]:
+        found = pieces(version)
+        seen.append(len(found))
+        return found
+
+    monkeypatch.setattr("orchestrator.on_ray.crew.pieces", counted)
+    experiment = small("hosting=pooled", *LARGE, "faults=[{fault: crash, client: 1, number: 1}]")
+    summary, ops = on_ray(experiment, tmp_path / "run", head.address, workers=2)
+    assert summary.digest == alone.digest
+    assert max(seen) > 2
+    assert "resent" in {row["kind"] for row in ops}
 
 
 SILOS = """

@@ -1,0 +1,88 @@
+"""What must an actor be handed to have a version?
+
+A whole message is one handle. Of a large model a version may be told as what has changed since the
+one before: then its handle holds on to that one's, so that whoever keeps a version keeps all that
+it is read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.server import Receipt
+from actors.work import Order
+from orchestrator.runtime import Handle, Pending, Task
+
+
+class Made:
+    """The handle of a version that a commit makes.
+
+    Args:
+        piece: What the commit gives besides its receipt.
+        before: The handle of the version that it builds on.
+        receipt: Says whether the piece is whole.
+    """
+
+    def __init__(self, piece: Handle, before: Handle, receipt: Pending[Receipt]) -> None:
+        self._piece = piece
+        self._before: Handle | None = before
+        self._pending: Pending[Receipt] | None = receipt
+
+    def settle(self, receipt: Receipt) -> None:
+        """Learn what the piece is; let go of the version before if it is whole."""
+        self._pending = None
+        if not receipt.changes:
+            self._before = None
+
+    def opened(self) -> tuple[Handle, Handle | None]:
+        """Return the piece, and the version that it builds on; waits for the commit."""
+        if self._pending is not None:
+            self.settle(self._pending.result())
+        return self._piece, self._before
+
+
+class Settling:
+    """A commit's receipt, which its version's handle learns from."""
+
+    def __init__(self, receipt: Pending[Receipt], made: Made) -> None:
+        self._receipt = receipt
+        self._made = made
+
+    def done(self) -> bool:
+        """Say whether it is here."""
+        return self._receipt.done()
+
+    def result(self) -> Receipt:
+        """Wait for it."""
+        receipt = self._receipt.result()
+        self._made.settle(receipt)
+        return receipt
+
+
+def pieces(version: Handle) -> list[Handle]:
+    """Return what makes up a version: a whole message and what has changed since, in order."""
+    found: list[Handle] = []
+    at: Handle | None = version
+    while isinstance(at, Made):
+        piece, at = at.opened()
+        found.append(piece)
+    return [*([] if at is None else [at]), *reversed(found)]
+
+
+def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:
+    """Return the order for a group, and the handles of the buffers that it names."""
+    handles: list[Handle] = []
+    places: dict[int, int] = {}
+
+    def at(handle: Handle) -> int:
+        if id(handle) not in places:
+            places[id(handle)] = len(handles)
+            handles.append(handle)
+        return places[id(handle)]
+
+    order = Order(
+        [task.job.assignment for task in tasks],
+        [tuple(map(at, pieces(task.job.base))) for task in tasks],
+        [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
+    )
+    return order, handles
