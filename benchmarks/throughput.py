@@ -37,13 +37,12 @@ from orchestrator.request import Request
 from orchestrator.run import run
 
 CLIENTS, SAMPLES, BATCH, LR = 100, 100, 20, 0.05
-TOP_K = 0.05
 
 MODELS = {
     "mlp": "{kind: mlp, hidden: [64]}",
     "cnn": "{kind: cnn, channels: [16, 32], kernel: 5, hidden: 128}",
+    "mlp-10m": "{kind: mlp, hidden: [2700, 2950]}",
 }
-UPLINKS = {"dense": "{kind: dense}", "top-k": f"{{kind: top-k, density: {TOP_K}}}"}
 
 EXPERIMENT = """
 name: throughput
@@ -79,8 +78,13 @@ class Case:
     """One row of the table."""
 
     model: str
-    uplink: str
+    density: float
     versions: int
+
+    @property
+    def uplink(self) -> str:
+        """What is sent, in words."""
+        return "dense" if self.density == 1 else f"top-k {self.density:.0%}"
 
     @property
     def updates(self) -> int:
@@ -92,14 +96,16 @@ def ours(case: Case, workers: int, folder: Path) -> tuple[float, float]:
     """Run latecomer; return updates a second and start-up seconds."""
     text = EXPERIMENT.format(
         model=MODELS[case.model],
-        uplink=UPLINKS[case.uplink],
+        uplink="{kind: dense}"
+        if case.density == 1
+        else f"{{kind: top-k, density: {case.density}}}",
         clients=CLIENTS,
         lr=LR,
         batch=BATCH,
         versions=case.versions,
     )
     experiment = Document.parse(text, "throughput.yaml").validate(Experiment, CHECKS)
-    out = folder / f"{case.model}-{case.uplink}-{time.monotonic_ns()}"
+    out = folder / f"{case.model}-{case.density}-{time.monotonic_ns()}"
     devnull = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # closed below
     with devnull:
         summary = run(
@@ -114,6 +120,15 @@ def network(model: str) -> nn.Module:
     """Build the same network in plain torch."""
     if model == "mlp":
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
+    if model == "mlp-10m":
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(784, 2700),
+            nn.ReLU(),
+            nn.Linear(2700, 2950),
+            nn.ReLU(),
+            nn.Linear(2950, 10),
+        )
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, padding=2),
         nn.ReLU(),
@@ -137,7 +152,7 @@ def bare_worker(case: Case, updates: int, ready: Any, go: Any, done: Any) -> Non
     x = torch.randn(CLIENTS, SAMPLES, 1, 28, 28)
     y = torch.randint(0, 10, (CLIENTS, SAMPLES))
     loss_of = nn.CrossEntropyLoss()
-    k = int(TOP_K * sum(p.numel() for p in base))
+    k = int(case.density * sum(p.numel() for p in base))
     handed = 0
     ready.put(None)
     go.wait()
@@ -155,9 +170,9 @@ def bare_worker(case: Case, updates: int, ready: Any, go: Any, done: Any) -> Non
             optimiser.step()
         with torch.no_grad():
             result = torch.cat([p.reshape(-1) for p in model.parameters()])
-            if case.uplink == "top-k":
+            if case.density < 1:
                 delta = result - torch.cat([b.reshape(-1) for b in base])
-                positions = torch.topk(delta.abs(), k).indices
+                positions = torch.topk(delta.abs(), k, sorted=False).indices
                 handed += int(positions.numel() > 0 and delta[positions].numel() == k)
             else:
                 handed += int(result.numel() > 0)
@@ -196,12 +211,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns of each; medians are shown")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     arguments = parser.parse_args()
-    cases = [Case("mlp", "dense", 200), Case("mlp", "top-k", 200)]
+    cases = [Case("mlp", 1, 200), Case("mlp", 0.05, 200)]
     repeats = arguments.repeats
     if arguments.quick:
         repeats = min(repeats, 2)
     else:
-        cases += [Case("cnn", "dense", 40), Case("cnn", "top-k", 40)]
+        cases += [Case("cnn", 1, 40), Case("cnn", 0.05, 40), Case("mlp-10m", 0.01, 10)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "throughput_data.py").write_text(DATA, encoding="utf-8")
