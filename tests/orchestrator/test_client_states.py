@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from orchestrator import client_states
 from orchestrator.client_states import MOST_IN_BUFFER, ClientStates
-from orchestrator.in_process import InProcessRuntime
-from orchestrator.runtime import Finished, Place
+from orchestrator.runtime import Place
 from policies.types import Address, Buffer
 
 SIZE = 8
@@ -204,34 +203,18 @@ def test_a_store_that_fails_changes_nothing() -> None:
     assert states.held_bytes == states.live_bytes
 
 
-def sharing() -> Callable[[InProcessRuntime, Any], Finished]:
-    """Return what trains as `InProcessRuntime` does, and lays eight states into a buffer."""
-    train, page, used = InProcessRuntime._train, np.empty(0, dtype=np.uint8), 0
-
-    def shared(self: InProcessRuntime, job: Any) -> Finished:
-        nonlocal page, used
-        found = train(self, job)
-        assert found.state is not None
-        state = self.fetch(found.state)
-        if used + state.size > page.size:
-            page, used = np.empty(8 * state.size, dtype=np.uint8), 0
-        at, used = used, used + state.size
-        page[at:used] = state
-        return found._replace(state=Place(page, at, used))
-
-    return shared
-
-
 @pytest.mark.parametrize("aggregation", ["fedbuff, size: 3", "fedasync"])
 def test_moving_states_is_not_in_the_digest(
     aggregation: str, small: Any, ran: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose states are moved again and again has the digest of one that leaves them."""
     experiment = small(
-        "fleet.clients=20", "stop.versions=40", f"method.aggregation={{kind: {aggregation}}}"
+        "fleet.clients=20",
+        "method.concurrency=12",  # whose states share buffers
+        "stop.versions=40",
+        f"method.aggregation={{kind: {aggregation}}}",
     )
     reference = ran(experiment)
-    monkeypatch.setattr(InProcessRuntime, "_train", sharing())
     monkeypatch.setattr(ClientStates.__init__, "__defaults__", (0,))
     moved: list[int] = []
     compact = ClientStates.compact
