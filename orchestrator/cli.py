@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -58,6 +59,9 @@ def run(
     check_kpis: Annotated[
         bool, typer.Option("--check-kpis", help="Exit with 3 if a KPI is not met.")
     ] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Without Ray, all in this process.")
+    ] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show in the report where the time went.")
     ] = False,
@@ -66,20 +70,23 @@ def run(
     from orchestrator import request as requests  # noqa: PLC0415  # pydantic, late
 
     console = Console()
+    if in_process and (address or workers):
+        raise ExperimentError(
+            "--in-process does without Ray, which --address and --workers are about. Leave one out."
+        )
     if (file is None) == (resume is None):
         raise ExperimentError("run takes an experiment file, or --resume and a run's folder.")
     if file is not None:
-        wanted, notes = requests.new(
-            file, overrides or [], out, address=address, workers=workers, profile=profile
-        )
+        wanted, notes = requests.new(file, overrides or [], out)
         for note in notes:
             console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     elif overrides or out:
         raise ExperimentError("--resume goes on with a run as it is. Leave out --set and --out.")
     else:
-        wanted = requests.again(
-            Path(resume or ""), address=address, workers=workers, profile=profile
-        )
+        wanted = requests.again(Path(resume or ""))
+    wanted = replace(
+        wanted, address=address, workers=workers, in_process=in_process, profile=profile
+    )
     if check_kpis and not wanted.experiment.kpis:
         raise ExperimentError(
             "--check-kpis finds no kpis in the experiment. Name some, such as "

@@ -72,10 +72,6 @@ def new(
     file: Path,
     assignments: Sequence[str],
     out: Path | None,
-    *,
-    address: str | None,
-    workers: int | None,
-    profile: bool = False,
 ) -> tuple[Request, list[str]]:
     """Ask for a new run of an experiment file.
 
@@ -89,13 +85,10 @@ def new(
     _check_job(out, experiment.tracking)
     folder = out or fresh_folder(experiment)
     paths = (str(file.resolve().parent),)
-    wanted = Request(
-        experiment, folder, address=address, workers=workers, profile=profile, paths=paths
-    )
-    return wanted, notes
+    return Request(experiment, folder, paths=paths), notes
 
 
-def again(out: Path, *, address: str | None, workers: int | None, profile: bool = False) -> Request:
+def again(out: Path) -> Request:
     """Ask for a run to go on.
 
     Raises:
@@ -108,15 +101,7 @@ def again(out: Path, *, address: str | None, workers: int | None, profile: bool 
     join_paths(paths)
     experiment, _ = read(file)
     _check_job(out, experiment.tracking)
-    return Request(
-        experiment,
-        out,
-        address=address,
-        workers=workers,
-        profile=profile,
-        resume=True,
-        paths=paths,
-    )
+    return Request(experiment, out, resume=True, paths=paths)
 
 
 def fresh_folder(experiment: Experiment, base: Path = Path("runs")) -> Path:

@@ -124,8 +124,9 @@ class _Run:
                 runtime, control = self._start_runtime(holdings, fleet, stack)
                 told = self._told(holdings, runtime)
                 self._tracker.data(shown.data(experiment, told.shape))
-                engine = self._engine(told, fleet, runtime, control, saved)
+                made = self._engine(told, fleet, runtime, control, saved)
                 runtime.begin()
+                engine = made  # from here on there is something to be saved
                 began = time.monotonic()
                 self._startup_s = self._earlier_startup_s + began - self._began
                 self._say_start(engine, found=saved is not None)

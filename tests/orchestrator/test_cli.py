@@ -70,6 +70,7 @@ def test_mistakes_have_lines_and_no_traceback(file: Path, tmp_path: Path) -> Non
         (["run", "small.yaml", "--set", "sed=1"], "Did you mean seed?"),
         (["run", "small.yaml", "--address", "ray://x:1"], "ray job submit"),
         (["run", "small.yaml", "--address", "127.0.0.1:1"], "no Ray can be used at"),
+        (["run", "small.yaml", "--in-process", "--workers", "2"], "does without Ray"),
         (["status", "nobody", "--address", "127.0.0.1:1"], "no Ray can be used at"),
     ],
 )
@@ -112,6 +113,15 @@ def test_hash_seeds_do_not_matter(file: Path, tmp_path: Path, small: Any, ran: A
         )  # fmt: skip
         digests.add(done.stdout.strip())
     assert digests == {ran(small()).digest}
+
+
+def test_in_process_and_on(file: Path, tmp_path: Path, small: Any, ran: Any) -> None:
+    """Without Ray the command gives the same digest; the profile is in the report."""
+    done = call("run", str(file), "--in-process", "--profile", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["digest"], summary["hosting"]) == (ran(small()).digest, "in-process")
+    assert "Where the time went" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_run_folder_is_not_overwritten(file: Path, tmp_path: Path) -> None:
