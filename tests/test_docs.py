@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 import latecomer
 from actors import faults
 from actors.identity import join_paths
-from orchestrator import request as requests
 from orchestrator.cli import app
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
@@ -420,22 +419,13 @@ def test_every_command_runs(
 ) -> None:
     """It ends well where its page's files are; a run makes two versions, in this process."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(requests, "new", _without_ray(requests.new))
     words = shlex.split(command.partition(" > ")[0], comments=True)
     if words[0] == "run":
         words = [w for w in words if w != "--check-kpis"]
-        words += ["--set", "stop={versions: 2}", "--set", "tracking.enabled=false"]
+        words += ["--set", "stop={versions: 2}", "--set", "tracking.enabled=false", "--in-process"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, f"{page}: latecomer {command}\n{result.output}"
     assert result.output.strip()
-
-
-def _without_ray(new: Any) -> Any:
-    def make(*words: Any, **options: Any) -> Any:
-        wanted, notes = new(*words, **options)
-        return replace(wanted, in_process=True), notes
-
-    return make
 
 
 def test_commands_are_found() -> None:

@@ -124,7 +124,7 @@ def test_large_models(
         seen.append(len(found))
         return found
 
-    monkeypatch.setattr("orchestrator.on_ray.crew.pieces", counted)
+    monkeypatch.setattr("orchestrator.handed.pieces", counted)
     experiment = small("hosting=pooled", *LARGE, "faults=[{fault: crash, client: 1, number: 1}]")
     summary, ops = on_ray(experiment, tmp_path / "run", head.address, workers=2)
     assert summary.digest == alone.digest
