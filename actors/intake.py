@@ -6,7 +6,7 @@ come in any order, and again; what is admitted waits here until a version takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -64,11 +64,19 @@ class Admission(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """How one update entered a version."""
+    """How one update entered a version.
+
+    Attributes:
+        address: Whose it is.
+        staleness: d.
+        weight: s(d).
+        corrected: What a correction did to it, figures by name.
+    """
 
     address: Address
     staleness: int
     weight: float
+    corrected: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(slots=True)
@@ -222,9 +230,16 @@ def _known_mask(content: Content, masks: Masks | None) -> Content:
     return replace(content, mask=known)
 
 
-def entered(batch: Sequence[Contribution]) -> tuple[Committed, ...]:
-    """Return how updates enter a version."""
-    return tuple(Committed(c.update.address, c.staleness, c.weight) for c in batch)
+def entered(
+    batch: Sequence[Contribution], corrected: Mapping[Address, Mapping[str, float]] | None = None
+) -> tuple[Committed, ...]:
+    """Return how updates enter a version, given what a correction did to some of them."""
+    found = corrected or {}
+    return tuple(
+        Committed(address, c.staleness, c.weight, tuple(found.get(address, {}).items()))
+        for c in batch
+        for address in (c.update.address,)
+    )
 
 
 def deliveries_of(order: Order, receipt: GroupReceipt) -> list[Delivery]:

@@ -38,7 +38,7 @@ class ParameterServer(Reader):
         initial: Version 0 as a message.
         deadline_s: For a version that a call waits for.
         place: Which part of the model it holds, where several servers do.
-        public: Inputs that are no client's, where the correction asks for them.
+        public: Examples that are no client's, where the correction asks for them.
     """
 
     def __init__(

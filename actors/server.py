@@ -20,7 +20,7 @@ from actors.publisher import Publisher, Shipment
 from actors.recall import Recall
 from actors.work import Work
 from policies.aggregation import Applied, CellSum, mean_buffers, mean_of_buffers
-from policies.correction import Making, Tutor
+from policies.correction import Corrected, Making, Newest, Tutor
 from policies.method import Method
 from policies.passes import nonzeros
 from policies.sparsity import LIVE, Masks, NoPruning, Stage
@@ -153,7 +153,9 @@ class Server:
         if repeated is not None:
             return repeated
         batch = self._intake.contributions(addresses, expected)
-        return self._make(made, entered(batch), lambda before: self._move(batch, before, made))
+        taken = self._corrected(batch, made)
+        committed = entered(batch, dict(taken.each))
+        return self._make(made, committed, lambda before: self._move(taken, before, made))
 
     def commit_sums(
         self, gathered: Sequence[Gathered], sums: Sequence[Buffer], expected: Version
@@ -306,25 +308,35 @@ class Server:
         voters = self._method.aggregation.pacing().size
         return self._method.uplink.asks(asked, voters, measures)
 
-    def _move(self, batch: list[Contribution], before: Vector | None, made: Version) -> Applied:
-        """Move the model in place; return what did it."""
-        parameters = self._model[: self._schema.parameters]
+    def _corrected(self, batch: list[Contribution], made: Version) -> Corrected:
+        """Return the updates of a version as they are to be aggregated."""
         batch, lacking = self._with_bases(batch)
         if self._masks is not None:
             batch = [_within(c, self._masks.newest) for c in batch]
-        corrected = self._method.correction.correct(batch, parameters)
+        newest = self._newest(self._model[: self._schema.parameters])
+        rng = stream(self._seed, "correction", 1, made.number)
+        found = self._method.correction.correct(batch, newest, self._tutor, rng)
+        return replace(found, measures={**lacking, **found.measures})
+
+    def _newest(self, model: Vector) -> Newest:
+        """Return what a correction is told of the newest version, given its parameters."""
+        return Newest(model, self._publisher.newest_buffers, self._taken)
+
+    def _move(self, taken: Corrected, before: Vector | None, made: Version) -> Applied:
+        """Move the model in place; return what did it."""
+        parameters, batch = self._model[: self._schema.parameters], taken.batch
         aggregation = self._method.aggregation
-        applied = aggregation.apply(parameters, self._memory, corrected, made.number)
+        applied = aggregation.apply(parameters, self._memory, batch, made.number)
         if self._masks is not None and aggregation.echoes():
             _clear_outside(parameters, self._masks.newest)
         late = sum(contribution.staleness > 0 for contribution in batch)
         applied = self._amend(parameters, before, applied, late, made)
         if self._schema.buffers:
-            self._mix(mean_buffers(corrected), aggregation.buffer_rate(corrected))
-        applied = self._prune(parameters, applied, corrected, made)
+            self._mix(mean_buffers(batch), aggregation.buffer_rate(batch))
+        applied = self._prune(parameters, applied, batch, made)
         move = Move(self._publisher.newest, parameters, self._schema)
-        uplink = self._method.uplink.measure(corrected, move)
-        measures = {**applied.measures, **lacking, **uplink}
+        uplink = self._method.uplink.measure(batch, move)
+        measures = {**applied.measures, **taken.measures, **uplink}
         self._memory = applied.memory
         self._density = self._asks(measures, self._density)
         return replace(applied, measures=measures)
@@ -352,9 +364,8 @@ class Server:
                 where[piece] = True
         if self._method.uplink.zeros_count() or not isinstance(self._method.pruning, NoPruning):
             where = model != 0 if where is None else where & (model != 0)
-        buffers = self._publisher.newest_buffers
         start = self._publisher.newest if before is None else before[: model.size]
-        making = Making(late, self._taken, start, model, buffers, where)
+        making = Making(late, self._newest(start), model, where)
         rng = stream(self._seed, "correction", 0, made.number)
         amended = correction.amend(making, self._tutor, rng)
         measures = {**applied.measures, **amended.measures}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy.typing as npt
+from typing import NamedTuple
 
 from actors.learning.examples import DataShape
-from actors.learning.holdings import Holdings
+from actors.learning.holdings import Examples, Holdings
 from actors.work import Work
 from policies.correction import Tutor
 
@@ -17,17 +15,17 @@ class Public(NamedTuple):
 
     Attributes:
         shape: What it looks like.
-        inputs: Normalised inputs that are no client's, shape (n, ...).
+        examples: Some that are no client's, their inputs normalised.
     """
 
     shape: DataShape
-    inputs: npt.NDArray[Any]
+    examples: Examples
 
 
 def public_of(work: Work, holdings: Holdings) -> Public | None:
-    """Return the inputs that the correction asks for; None if it asks for none."""
-    inputs = holdings.public() if work.method.correction.rows() else None
-    return None if inputs is None else Public(holdings.shape, inputs)
+    """Return the examples that the correction asks for; None if it asks for none."""
+    examples = holdings.public() if work.method.correction.rows() else None
+    return None if examples is None else Public(holdings.shape, examples)
 
 
 def tutor_for(work: Work, public: Public | None) -> Tutor | None:
@@ -36,4 +34,5 @@ def tutor_for(work: Work, public: Public | None) -> Tutor | None:
         return None
     from policies.correction.tutor_torch import ModelTutor  # noqa: PLC0415  # most need no torch
 
-    return ModelTutor(work.build(public.shape), public.inputs)
+    x, y = public.examples.x, public.examples.y
+    return ModelTutor(work.build(public.shape), x, y)

@@ -46,6 +46,7 @@ from policies.method import (
     Method,
     absorption_misfits,
     cell_misfits,
+    correction_misfits,
     lateness_misfits,
     mask_misfits,
     misfits,
@@ -258,6 +259,11 @@ def _zeros_stay(
 ) -> Finding:
     for reason in absorption_misfits(training, uplink, downlink, aggregation):
         yield "method.training", reason
+
+
+def _corrects(method: Method) -> Finding:
+    for reason in correction_misfits(method.correction, method.uplink, method.staleness):
+        yield "method.correction", reason
 
 
 def _lateness_weighs(method: Method) -> Finding:
@@ -488,6 +494,7 @@ CHECKS = (
         ("method.training", "method.uplink", "method.downlink", "method.aggregation"), _zeros_stay
     ),
     Check(("method",), _lateness_weighs),
+    Check(("method",), _corrects),
     Check(("method.aggregation", "data", "model"), _bases_fit),
     Check(("method.pruning", "method.downlink", "method.uplink"), _masks_agree),
     Check(

@@ -128,6 +128,20 @@ class Journal:
             weight=entry.weight,
         )
 
+    def corrected(self, entry: Committed, version: Version) -> None:
+        """An update was corrected before it became part of a version."""
+        for name, value in entry.corrected:
+            self._write(
+                "corrected",
+                client=entry.address.client,
+                number=entry.address.number,
+                version=version.number,
+                lineage=version.lineage,
+                staleness=entry.staleness,
+                measure=name,
+                value=value,
+            )
+
     def gathered(self, version: Version, cell: str, found: Gathered) -> None:
         """A cell has sent its sum for a version."""
         self._write(

@@ -31,7 +31,7 @@ from policies.wire import least_bytes
 def _usual_staleness(fields: dict[str, Any]) -> StalenessPolicy:
     """Return what lateness costs where nothing is said of it."""
     aggregation = fields.get("aggregation")
-    weighs = not isinstance(aggregation, AggregationPolicy) or aggregation.weighs_lateness()
+    weighs = not isinstance(aggregation, AggregationPolicy) or not aggregation.judges_lateness()
     return Polynomial() if weighs else Constant()
 
 
@@ -103,6 +103,24 @@ def sparse_weights_misfits(
             "keeps part of the old model at every version, so no zero of a client would ever "
             "reach it. Set method.aggregation to fedavg or to fedbuff with form weights, or prune "
             "every version again with method.pruning.kind top-k."
+        )
+
+
+def correction_misfits(
+    correction: CorrectionPolicy, uplink: UplinkPolicy, staleness: StalenessPolicy
+) -> Iterator[str]:
+    """Yield why updates cannot be corrected, or never would be."""
+    if not correction.takes(uplink.sends()):
+        yield (
+            f"{correction.kind} corrects every update by itself, and the uplink {uplink.kind} "
+            f"sends {uplink.sends()}: a corrected vote is no vote any more. Take "
+            "method.correction.kind step-distillation, which corrects what votes come to."
+        )
+    if correction.weighs_delay() and isinstance(staleness, Constant):
+        yield (
+            "the gate delay is 1 - s(d), and with method.staleness constant s(d) is always 1: "
+            "nothing would ever be corrected. Remove the gate, or set method.staleness.kind to "
+            "polynomial."
         )
 
 

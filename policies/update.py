@@ -311,12 +311,19 @@ class Contribution:
         weight: s(d) of the staleness policy.
         base: The model that it was trained from, shape (P,), which must not change; None where
             the aggregation does not ask for it.
+        corrected: Its numbers after a correction; None where they are as they came.
     """
 
     update: Update
     staleness: int
     weight: float = field(default=1.0)
     base: Vector | None = None
+    corrected: Content | None = None
+
+    @property
+    def content(self) -> Content:
+        """Its numbers as they are to be aggregated."""
+        return self.update.content if self.corrected is None else self.corrected
 
 
 @dataclass(frozen=True, slots=True)

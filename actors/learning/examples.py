@@ -92,7 +92,8 @@ class DataSet:
         order_train: When each training example arose, such as a year, shape (n,), float64; None
             if the source does not say.
         class_names: What each class is called, in the order of the labels; () if nobody says.
-        x_public: Inputs like `x_train` that are no client's, and whose labels nobody knows.
+        x_public: Inputs like `x_train` that are no client's.
+        y_public: Their labels, of which most methods know nothing.
 
     Raises:
         ExperimentError: If the arrays do not fit together.
@@ -113,6 +114,7 @@ class DataSet:
     order_train: Years | None = None
     class_names: tuple[str, ...] = ()
     x_public: npt.NDArray[Any] | None = None
+    y_public: Labels | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):

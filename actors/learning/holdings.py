@@ -96,8 +96,8 @@ class Holdings(ABC):
         """Return what is known without asking clients; None if nothing is."""
         return None
 
-    def public(self) -> npt.NDArray[Any] | None:
-        """Return normalised inputs that are no client's, shape (n, ...); None if there are none."""
+    def public(self) -> Examples | None:
+        """Return examples that are no client's, their inputs normalised; None if there are none."""
         return None
 
     def keeps(self) -> bool:
@@ -191,10 +191,10 @@ class Dealt(Holdings):
             test[named] = self._tests.sizes()[self.owners[named]]
         return Sizes(train, test)
 
-    def public(self) -> npt.NDArray[Any] | None:
-        """Return the inputs of the hold-out."""
-        held = self.data.x_public
-        return None if held is None else self.data.normalise(held)
+    def public(self) -> Examples | None:
+        """Return the hold-out."""
+        x, y = self.data.x_public, self.data.y_public
+        return None if x is None or y is None else Examples(self.data.normalise(x), y)
 
     def keeps(self) -> bool:
         """Say whether no window moves through the rows."""

@@ -153,6 +153,7 @@ class Making:
             if state.past is not None:
                 state.past.is_in(entry.address.client, entry.staleness)
             self._journal.committed(entry, version, flight.base)
+            self._journal.corrected(entry, version)
         state.versions.publish(version, Published(receipt.whole, receipt.nonzeros))
         self._journal.published(version, receipt.nonzeros, receipt.hash)
         for name, value in receipt.measures:

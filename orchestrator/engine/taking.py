@@ -101,7 +101,7 @@ class Taking:
             return
         method = self._plan.method
         flops = method.aggregation.flops(admission.nonzeros)
-        flops += method.correction.flops(self._state.staleness(flight))
+        flops += method.correction.flops(self._state.staleness(flight), self._plan.forward_flops)
         service_s = self._plan.server.service_s(flops)
         self._state.resources.serve("server", self._clock.now_s(), service_s)
 

@@ -31,7 +31,7 @@ class Servers:
         paths: Folders of the user's own modules.
         first: Version 0.
         deadline_s: For a version that a call waits for.
-        public: Inputs that are no client's, where the correction asks for them.
+        public: Examples that are no client's, where the correction asks for them.
     """
 
     def __init__(

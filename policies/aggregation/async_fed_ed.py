@@ -73,7 +73,7 @@ class AsyncFedED(AggregationPolicy):
         del version
         gammas, steps = [], []
         for contribution in batch:
-            content = contribution.update.content
+            content = contribution.content
             own = length(content.values)
             if own == 0:
                 continue

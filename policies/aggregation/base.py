@@ -89,10 +89,16 @@ class AggregationPolicy(Policy):
     def weighs_lateness(self) -> bool:
         """Say whether updates count as much as the staleness policy says.
 
-        A method that judges lateness by itself says no; another staleness than `constant` is then
-        refused.
+        Where they do not, another staleness than `constant` is refused.
         """
         return True
+
+    def judges_lateness(self) -> bool:
+        """Say whether it deals with lateness by itself, so that updates weigh the same unless set.
+
+        A method that does not weigh them always does.
+        """
+        return not self.weighs_lateness()
 
     def bases_bytes(self) -> int:
         """Return how much the server keeps of past models, to tell what updates started from.
@@ -177,7 +183,7 @@ def base_of(contribution: Contribution) -> Vector:
 
 def touched(batch: Sequence[Contribution]) -> list[Positions] | None:
     """Return what adding the updates of a batch can change; None for everything."""
-    return touched_by(c.update.content for c in batch)
+    return touched_by(c.content for c in batch)
 
 
 def example_shares(batch: Sequence[Contribution]) -> npt.NDArray[np.float64]:
@@ -196,7 +202,7 @@ def mean_of_weights(model: Vector, batch: Sequence[Contribution]) -> None:
     """Replace `model` by ``sum s_k n_k w_k / sum s_k n_k``; what an update lacks counts as 0."""
     model[:] = 0
     for share, contribution in zip(example_shares(batch), batch, strict=True):
-        contribution.update.content.add_to(model, float(share))
+        contribution.content.add_to(model, float(share))
 
 
 def mean_buffers(batch: Sequence[Contribution]) -> Vector:

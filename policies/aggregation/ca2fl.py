@@ -20,7 +20,7 @@ from policies.update import Content, Contribution, Dense, ModelSchema, Sparse
 class CA2FL(AggregationPolicy):
     """Add the mean of all clients' last updates, corrected by what the buffer's differ from theirs.
 
-        w += rate * (h + 1/M sum (D_i - h_i))
+        w += rate * (h + 1/M sum s(d_i) (D_i - h_i))
 
     h_i is the last update of client i (0 before its first), h the mean of h_i over *all* clients.
     The h_i are those from before the version; only then does D_i become the new h_i. Since every
@@ -28,7 +28,8 @@ class CA2FL(AggregationPolicy):
     clients that all come for the first time this is FedBuff with constant weights.
 
     A client that is twice in a buffer is compared both times with its h_i from before, and its
-    latest update is kept (our choice).
+    latest update is kept (our choice). Theirs weigh all the same, s(d) = 1, which is the default;
+    that another `method.staleness` can be set is our choice.
 
     What came is kept as it came: sparse updates at 8 bytes a value, dense ones at 4 (below 2^32
     parameters), besides 8 bytes a parameter for the sum of all h_i. Beyond `cache` bytes, the
@@ -66,9 +67,9 @@ class CA2FL(AggregationPolicy):
         """A full buffer is a version."""
         return Pacing(size=self.size)
 
-    def weighs_lateness(self) -> bool:
-        """Say no: late updates are corrected and not weighed."""
-        return False
+    def judges_lateness(self) -> bool:
+        """Say yes: late updates are corrected, and weigh the same unless `staleness` is set."""
+        return True
 
     def echoes(self) -> bool:
         """Say yes: what other clients sent before."""
@@ -103,11 +104,12 @@ class CA2FL(AggregationPolicy):
             _add_sum(model, memory["sum"], self.rate / max(known, self.clients or 0))
         cached = 0
         for contribution in batch:
-            contribution.update.content.add_to(model, share)
+            weighed = share * contribution.weight
+            contribution.content.add_to(model, weighed)
             old = _kept(memory, contribution.update.address.client)
             if old is not None:
                 cached += 1
-                old.add_to(model, -share)
+                old.add_to(model, -weighed)
         after = _Cache(memory)
         for client, content in _latest(batch).items():
             after.forget(client)

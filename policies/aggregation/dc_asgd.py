@@ -103,7 +103,7 @@ class DCASGD(AggregationPolicy):
         corrected: list[Content] = []
         sizes, changes = 0.0, 0.0
         for contribution in batch:
-            content = contribution.update.content
+            content = contribution.content
             change = self._change(content, model, base_of(contribution), square)
             corrected.append(replace(content, values=content.values - change, code=None))
             sizes += length(content.values) ** 2

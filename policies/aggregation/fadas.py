@@ -94,7 +94,7 @@ class FADAS(AggregationPolicy):
         del version
         mean = np.zeros_like(model)
         for contribution in batch:
-            contribution.update.content.add_to(mean, 1 / len(batch))
+            contribution.content.add_to(mean, 1 / len(batch))
         found = Moments.of(memory).follow(mean, self.beta1, self.beta2)
         largest = np.maximum(memory["largest"], found.variance)
         delay = max(contribution.staleness for contribution in batch)

@@ -67,7 +67,7 @@ class FedAdam(Rounds):
         del version
         mean = np.zeros_like(model)
         for share, contribution in zip(example_shares(batch), batch, strict=True):
-            contribution.update.content.add_to(mean, float(share))
+            contribution.content.add_to(mean, float(share))
         found = Moments.of(memory).follow(mean, self.beta1, self.beta2)
         adaptive_step(model, *found, rate=self.rate, epsilon=self.epsilon)
         return Applied({**memory, **found._asdict()})

@@ -50,7 +50,7 @@ class FedAsync(AggregationPolicy):
             step = self.rate * contribution.weight
             if self.form == "mix":
                 model *= np.float32(1.0 - step)
-            contribution.update.content.add_to(model, step)
+            contribution.content.add_to(model, step)
         return Applied(memory, None if self.form == "mix" else touched(batch))
 
     def buffer_rate(self, batch: Sequence[Contribution]) -> float:

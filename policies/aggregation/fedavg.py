@@ -73,7 +73,7 @@ class FedAvg(Rounds):
             mean_of_weights(model, batch)
             return Applied(memory)
         for share, contribution in zip(example_shares(batch), batch, strict=True):
-            contribution.update.content.add_to(model, float(share))
+            contribution.content.add_to(model, float(share))
         return Applied(memory, touched(batch))
 
     def factor(self, contribution: Contribution) -> float:

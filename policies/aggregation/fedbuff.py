@@ -77,7 +77,7 @@ class FedBuff(AggregationPolicy):
             return Applied(memory)
         for contribution in batch:
             share = self.rate * contribution.weight / len(batch)
-            contribution.update.content.add_to(model, share)
+            contribution.content.add_to(model, share)
         return Applied(memory, touched(batch))
 
     def factor(self, contribution: Contribution) -> float:

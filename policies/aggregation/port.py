@@ -87,10 +87,10 @@ class Port(AggregationPolicy):
     ) -> Applied:
         """Weigh all against the model before them, then add."""
         del version
-        cosines = [cosine(c.update.content, base_of(c), model) for c in batch]
+        cosines = [cosine(c.content, base_of(c), model) for c in batch]
         shares = self._shares(batch, cosines)
         for share, contribution in zip(shares.tolist(), batch, strict=True):
-            contribution.update.content.add_to(model, share)
+            contribution.content.add_to(model, share)
         measures = {"similarity": float(np.mean(cosines)), "largest_share": float(shares.max())}
         return Applied(memory, touched(batch), measures=measures)
 

@@ -66,8 +66,8 @@ def summed(
     """
     total = np.zeros(schema.parameters, dtype=np.float32)
     for contribution in batch:
-        contribution.update.content.add_to(total, factor(contribution))
-    pieces = touched_by(c.update.content for c in batch)
+        contribution.content.add_to(total, factor(contribution))
+    pieces = touched_by(c.content for c in batch)
     content: Content = Dense(total)
     if pieces is not None:
         positions = np.unique(np.concatenate(pieces))

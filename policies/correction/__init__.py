@@ -7,27 +7,33 @@ from pydantic import Field, SerializeAsAny, WrapValidator
 from policies.base import open_union
 from policies.correction.base import (
     Amended,
+    Corrected,
     CorrectionPolicy,
     Lesson,
     Making,
+    Newest,
     Taught,
     Tutor,
 )
-from policies.correction.distillation import StepDistillation
+from policies.correction.distillation import Distillation
 from policies.correction.none import NoCorrection
+from policies.correction.step_distillation import StepDistillation
 
 Correction = Annotated[
-    Annotated[NoCorrection | StepDistillation, Field(discriminator="kind")],
+    Annotated[NoCorrection | Distillation | StepDistillation, Field(discriminator="kind")],
     WrapValidator(open_union(CorrectionPolicy)),
     SerializeAsAny(),
 ]
 
 __all__ = [
     "Amended",
+    "Corrected",
     "Correction",
     "CorrectionPolicy",
+    "Distillation",
     "Lesson",
     "Making",
+    "Newest",
     "NoCorrection",
     "StepDistillation",
     "Taught",

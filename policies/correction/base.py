@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.base import Policy
-from policies.types import Vector
+from policies.types import Address, PayloadKind, Vector
 from policies.update import Contribution
+
+CHECKED: Final = 64
+"""Inputs that are always the same, on which a correction must have brought student and teacher
+nearer."""
+
+Anchor = Literal["student", "weights", "labels"]
+Where = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """How a student is to learn from a teacher.
+    """How students are to learn from a teacher.
 
     Attributes:
-        strength: lambda, the teacher's share in what the student is to answer, in [0, 1]; the rest
-            is what it answered before.
         temperature: T.
-        steps: Gradient steps, each on the same rows.
+        steps: Gradient steps.
         rate: Their length.
-        rows: Inputs, drawn without replacement.
+        rows: Inputs a step, drawn without replacement.
+        fresh: Whether every step has inputs of its own; otherwise all have the same.
+        anchor: What the rest of the loss, ``1 - strength`` of it, holds a student to: `student`,
+            its own answers before; `weights`, its own weights before; `labels`, the inputs' labels.
     """
 
-    strength: float
     temperature: float
     steps: int
     rate: float
     rows: int
+    fresh: bool = False
+    anchor: Anchor = "student"
+
+    @property
+    def drawn(self) -> int:
+        """How many inputs it takes."""
+        return self.rows * (self.steps if self.fresh else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What came of a lesson.
+    """What came of a student's lesson.
 
     Attributes:
         kl_before: Mean KL divergence of the student's answers from the teacher's, on inputs that
@@ -53,27 +67,48 @@ class Taught:
     kept: float
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest version, which teaches, and what is known of it.
+
+    Attributes:
+        model: As the server has it, shape (P,); it must not change.
+        buffers: Its normalisation buffers, shape (B,).
+        updates: Updates in it and in the versions before it.
+    """
+
+    model: Vector
+    buffers: Vector
+    updates: int
+
+
 class Tutor(Protocol):
     """The model as a function, on inputs that are no client's."""
 
     def teach(
         self,
-        student: Vector,
-        teacher: Vector,
-        buffers: Vector,
+        students: npt.NDArray[np.float32],
+        strengths: Sequence[float],
+        newest: Newest,
         lesson: Lesson,
         rng: np.random.Generator,
-        where: npt.NDArray[np.bool_] | None = None,
-    ) -> Taught:
-        """Bring a student nearer to a teacher's answers.
+        where: Sequence[Where | None] = (),
+    ) -> list[Taught]:
+        """Bring students nearer to the newest version's answers, all of them on the same inputs.
 
         Args:
-            student: Weights, shape (P,); changed in place.
-            teacher: Weights, shape (P,); not changed.
-            buffers: Normalisation buffers of both, shape (B,).
+            students: Weights, shape (g, P); changed in place.
+            strengths: lambda of each, the teacher's share in what it is to learn, in [0, 1].
+            newest: The teacher.
             lesson: How.
-            rng: Draws the rows.
-            where: Which weights may change, shape (P,); None for all.
+            rng: Draws the inputs.
+            where: Which weights of each may change, shape (P,), None for all; empty if all of all.
+        """
+
+    def quality(self, newest: Newest) -> float:
+        """Return how far the teacher is from guessing, from 0 to 1.
+
+        ``(mean largest probability - 1/C) / (1 - 1/C)`` on inputs that are always the same.
         """
 
 
@@ -83,19 +118,15 @@ class Making:
 
     Attributes:
         late: How many of the updates in it are late.
-        updates: Updates in the versions before it.
-        newest: The newest version as the server has it, shape (P,).
+        newest: What it is made from.
         model: What the aggregation has made of it, shape (P,); a correction changes it in place.
-        buffers: The newest version's normalisation buffers, shape (B,).
         where: Which weights may change, shape (P,); None for all.
     """
 
     late: int
-    updates: int
-    newest: Vector
+    newest: Newest
     model: Vector
-    buffers: Vector
-    where: npt.NDArray[np.bool_] | None = None
+    where: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +142,26 @@ class Amended:
     measures: Mapping[str, float] = field(default_factory=dict)
 
 
-class CorrectionPolicy(Policy):
-    """Makes a version good in which late updates are, in the light of the newest model.
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A buffer of updates after a correction.
 
-    A member overrides `correct`, which sees each update before it is aggregated, or `amend`, which
-    sees what the aggregation has made of all of them, or both.
+    Attributes:
+        batch: The updates, in their order.
+        measures: Figures of the version, for the log and MLflow.
+        each: Figures of single updates, for the log.
+    """
+
+    batch: list[Contribution]
+    measures: Mapping[str, float] = field(default_factory=dict)
+    each: Sequence[tuple[Address, Mapping[str, float]]] = ()
+
+
+class CorrectionPolicy(Policy):
+    """Makes late updates good in the light of the newest model.
+
+    A member overrides `correct`, which sees the updates of a version before they are aggregated, or
+    `amend`, which sees what the aggregation has made of all of them, or both.
     """
 
     def elementwise(self) -> bool:
@@ -123,24 +169,36 @@ class CorrectionPolicy(Policy):
         return False
 
     def adds(self) -> bool:
-        """Say whether `correct` leaves updates alone.
-
-        Then cells can sum their own updates first; False is always safe.
-        """
-        return False
+        """Say whether updates are left alone, so that cells can sum their own first."""
+        return type(self).correct is CorrectionPolicy.correct
 
     def amends(self) -> bool:
         """Say whether `amend` does anything."""
         return type(self).amend is not CorrectionPolicy.amend
 
+    def takes(self, kind: PayloadKind) -> bool:
+        """Say whether updates of that kind can be corrected."""
+        del kind
+        return True
+
+    def weighs_delay(self) -> bool:
+        """Say whether it depends on s(d), and does nothing where that is always 1."""
+        return False
+
     def rows(self) -> int:
         """Return how many inputs that are no client's it needs at least; 0 needs no tutor."""
         return 0
 
-    def correct(self, batch: list[Contribution], model: Vector) -> list[Contribution]:
-        """Return the batch, corrected; `model`, shape (P,), is the newest and must not change."""
-        del model
-        return batch
+    def correct(
+        self,
+        batch: list[Contribution],
+        newest: Newest,
+        tutor: Tutor | None,
+        rng: np.random.Generator,
+    ) -> Corrected:
+        """Return the updates of a version, corrected."""
+        del newest, tutor, rng
+        return Corrected(batch)
 
     def amend(self, making: Making, tutor: Tutor | None, rng: np.random.Generator) -> Amended:
         """Correct what the aggregation has made, in place."""
@@ -148,14 +206,15 @@ class CorrectionPolicy(Policy):
         return Amended()
 
     @abstractmethod
-    def flops(self, staleness: int) -> float:
-        """Return what correcting one update costs the server."""
-
-    def version_flops(self, forward_flops: float) -> float:
-        """Return what amending a version costs the server.
+    def flops(self, staleness: int, forward_flops: float) -> float:
+        """Return what correcting one update costs the server.
 
         Args:
+            staleness: How late it is.
             forward_flops: What the model takes to answer one input.
         """
+
+    def version_flops(self, forward_flops: float) -> float:
+        """Return what a version costs the server, besides its updates."""
         del forward_flops
         return 0.0

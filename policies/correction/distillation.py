@@ -1,116 +1,173 @@
-"""A version's step is distilled from the newest model (after Lu et al. 2025)."""
+"""Late updates are distilled from the newest model, one by one (Lu et al. 2025)."""
 
 from __future__ import annotations
 
-from math import exp
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+import numpy.typing as npt
+from pydantic import AfterValidator
 
-from policies.correction.base import Amended, CorrectionPolicy, Lesson, Making, Tutor
-from policies.types import RunError
+from policies.correction.base import CHECKED, Anchor, Corrected, Lesson, Newest, Tutor, Where
+from policies.correction.stages import Distilling, measured
+from policies.types import PayloadKind
+from policies.update import Content, Contribution, Dense, Masked, Sparse
 
-CHECKED: Final = 64
-"""Inputs that are always the same, on which a correction must have brought student and teacher
-nearer."""
+Gate = Literal["quality", "delay"]
 
 
-class StepDistillation(CorrectionPolicy):
-    """Let a version that late updates are in answer as the newest one does, on unlabelled inputs.
+def _once(gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
+    if len(set(gates)) < len(gates):
+        raise ValueError(f"each gate at most once, got {', '.join(gates)}")
+    return gates
 
-    The aggregation's result is the student, the newest version the teacher, and the gradient steps
 
-        lambda T^2 KL(teacher || student) + (1 - lambda) T^2 KL(aggregated || student)
+class Distillation(Distilling):
+    """Let each late update answer as the newest model does, on unlabelled inputs, then aggregate.
 
-    go down on `batch` inputs that are drawn anew for every version from the data's hold-out, which
-    is no client's and has no labels. What a late step breaks in answers that the newest model
-    gives is taken back, what it adds elsewhere stays; so the server can take longer steps than it
-    could otherwise, and does: before the lesson the step is lengthened by the factor
-    ``1 + (stretch - 1) * lambda / strength``. lambda grows with the stage of training, counted in
-    updates, ``strength * (1 - exp(-updates / ramp))``: the first models are no teachers.
+    With a delta D_k the student is ``w_t + D_k``, the client's own step replayed on the newest
+    model; with weights it is the client's model as it stands, w_k. Gradient steps on a student's
+    increment C, from 0, go down
 
-    A version whose updates are all fresh is left alone. The correction is kept if the mean KL from
-    the teacher fell on inputs that are always the same, else a half or a quarter of it; else the
-    version is as the aggregation made it. Weights that a sparse method holds at zero stay there,
-    and those that no update of a sparse version moved stay where they are.
+        lambda T^2 KL(teacher || student + C) + (1 - lambda) anchor
+
+    each on `batch` inputs of its own, the same ones for all updates of a version, and what is
+    aggregated is ``D_k + C`` or ``w_k + C``. lambda grows with the stage of training
+    (`policies/correction/stages.py`), times the gates. The anchor is ``T^2 KL(student ||
+    student + C)``, ``1/2 |C|^2`` or, where the hold-out has labels, their cross-entropy.
+
+    An update that is not late is left alone. C is kept if the mean KL from the teacher fell on
+    inputs that are always the same, else a half or a quarter of it, else nothing of it. A sparse
+    update keeps its support. A vote cannot be corrected: `step-distillation` corrects what the
+    votes come to. `ca2fl` keeps in its cache what clients sent.
 
     Attributes:
         strength: Largest lambda.
-        ramp: Updates until lambda is 63 % of it; 0 for all of it at once, from the second version.
-        stretch: How many times as long a step is as the aggregation made it, at the largest lambda.
-            The larger the aggregation's own rate, the smaller.
+        stage: How lambda grows.
+        ramp: Updates that this takes; 0 for all of it at once, from the second version.
+        gates: Factors of lambda. `quality`: how far the teacher is from guessing (`Tutor.quality`).
+            `delay`: ``1 - s(d)`` of the staleness policy.
+        anchor: What the rest of the loss holds a student to.
         temperature: T.
-        steps: Gradient steps a version.
+        steps: Gradient steps an update.
         rate: Their length.
-        batch: Inputs a version.
+        batch: Inputs a step.
 
     Source:
-        Distillation from the newest global model, stronger with the stage of training: FedADT, Lu
-        et al. 2025, arXiv:2504.04081, which corrects each update before it is aggregated. To
-        correct the step of a version instead, and to lengthen it, is our choice: a lesson costs
-        as much for a buffer as for an update.
+        FedADT, Lu et al. 2025, arXiv:2504.04081: distillation of each arrived update from the
+        latest global model before it is aggregated, stronger with the stage of training. Where
+        the proxy inputs come from, the forms of lambda, gates, anchors and the check are our
+        choice.
     """
 
-    kind: Literal["step-distillation"] = "step-distillation"
-    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
-    ramp: NonNegativeFloat = 0.0
-    stretch: Annotated[float, Field(ge=1)] = 3.0
-    temperature: PositiveFloat = 2.0
-    steps: PositiveInt = 10
-    rate: PositiveFloat = 0.05
-    batch: PositiveInt = 64
+    kind: Literal["distillation"] = "distillation"
+    gates: Annotated[tuple[Gate, ...], AfterValidator(_once)] = ()
+    anchor: Anchor = "student"
 
-    def adds(self) -> bool:
-        """Say yes: single updates are not looked at."""
-        return True
+    def takes(self, kind: PayloadKind) -> bool:
+        """Say no to votes."""
+        return kind != "votes"
+
+    def weighs_delay(self) -> bool:
+        """Say yes with the gate `delay`."""
+        return "delay" in self.gates
 
     def rows(self) -> int:
-        """Return the inputs of a version, and those that are always the same."""
-        return self.batch + CHECKED
+        """Return the inputs of all steps, and those that are always the same."""
+        return self._lesson().drawn + CHECKED
 
-    def stage(self, updates: int) -> float:
-        """Return lambda after so many updates."""
-        if not updates:
+    def _lesson(self) -> Lesson:
+        return self.lesson(fresh=True, anchor=self.anchor)
+
+    def correct(
+        self,
+        batch: list[Contribution],
+        newest: Newest,
+        tutor: Tutor | None,
+        rng: np.random.Generator,
+    ) -> Corrected:
+        """Correct the late ones together."""
+        strengths = self._strengths(batch, newest, tutor)
+        late = [place for place, strength in enumerate(strengths) if strength > 0]
+        if not late:
+            return Corrected(batch)
+        students, where = self._students([batch[place] for place in late], newest)
+        plain = students.copy()
+        chosen = [strengths[place] for place in late]
+        found = self.taught_by(tutor).teach(students, chosen, newest, self._lesson(), rng, where)
+        corrected = list(batch)
+        for place, before, after, taught in zip(late, plain, students, found, strict=True):
+            if taught.kept:
+                content = _moved(batch[place].update.content, after - before)
+                corrected[place] = replace(batch[place], corrected=content)
+        each = [
+            (batch[place].update.address, measured(strength, taught))
+            for place, strength, taught in zip(late, chosen, found, strict=True)
+        ]
+        measures = _means([figures for _, figures in each])
+        measures["correction_share"] = len(late) / len(batch)
+        return Corrected(corrected, measures, each)
+
+    def _strengths(
+        self, batch: Sequence[Contribution], newest: Newest, tutor: Tutor | None
+    ) -> list[float]:
+        """Return lambda of each update; 0 for those that are not late."""
+        strength = self.at(newest.updates)
+        if strength and "quality" in self.gates:
+            strength *= self.taught_by(tutor).quality(newest)
+        return [
+            strength * (1 - c.weight if "delay" in self.gates else 1.0) if c.staleness else 0.0
+            for c in batch
+        ]
+
+    def _students(
+        self, batch: Sequence[Contribution], newest: Newest
+    ) -> tuple[npt.NDArray[np.float32], list[Where | None]]:
+        """Return the updates as models, shape (g, P), and which weights of them may change."""
+        students = np.empty((len(batch), newest.model.size), dtype=np.float32)
+        where: list[Where | None] = []
+        for row, contribution in zip(students, batch, strict=True):
+            content = contribution.update.content
+            if contribution.update.kind == "delta":
+                np.copyto(row, newest.model)
+                content.add_to(row, 1.0)
+            else:
+                np.copyto(row, content.densify(row.size))
+            where.append(_support(content, row.size))
+        return students, where
+
+    def flops(self, staleness: int, forward_flops: float) -> float:
+        """Return what steps and checks take; a step is three times as much as an answer."""
+        if not staleness or not self.strength:
             return 0.0
-        return self.strength * (1 - exp(-updates / self.ramp) if self.ramp else 1.0)
-
-    def amend(self, making: Making, tutor: Tutor | None, rng: np.random.Generator) -> Amended:
-        """Distil the step, unless lambda is 0 or no update in it is late."""
-        strength = self.stage(making.updates)
-        if not strength or not making.late:
-            return Amended()
-        if tutor is None:
-            raise RunError("step-distillation has no model to teach, and no inputs")
-        plain = making.model.copy()
-        factor = np.float32(1 + (self.stretch - 1) * strength / self.strength)
-        np.subtract(making.model, making.newest, out=making.model)
-        np.multiply(making.model, factor, out=making.model)
-        np.add(making.model, making.newest, out=making.model)
-        if making.where is not None:  # also where the step was rounded
-            np.copyto(making.model, plain, where=~making.where)
-        lesson = Lesson(strength, self.temperature, self.steps, self.rate, self.batch)
-        taught = tutor.teach(making.model, making.newest, making.buffers, lesson, rng, making.where)
-        if not taught.kept:
-            np.copyto(making.model, plain)
-        measures = {
-            "correction_strength": strength,
-            "correction_stretch": float(factor) if taught.kept else 1.0,
-            "correction_kl_before": taught.kl_before,
-            "correction_kl_after": taught.kl_after,
-            "correction_length": taught.length,
-            "correction_kept": taught.kept,
-        }
-        return Amended(taught.kept > 0, measures)
-
-    def flops(self, staleness: int) -> float:
-        """Return 0: it is a version's step that costs something."""
-        del staleness
-        return 0.0
+        own = self.anchor == "student" and self.strength < 1
+        return ((3 + own) * self.steps * self.batch + 2 * CHECKED) * forward_flops
 
     def version_flops(self, forward_flops: float) -> float:
-        """Return what steps and checks take; a step is three times as much as an answer."""
-        if not self.strength:
-            return 0.0
-        answers = (2 + 3 * self.steps) * self.batch + 3 * CHECKED
-        return answers * forward_flops
+        """Return what the teacher's answers take."""
+        return self.rows() * forward_flops if self.strength else 0.0
+
+
+def _support(content: Content, size: int) -> Where | None:
+    places = content.touches()
+    if places is None:
+        return None
+    where = np.zeros(size, dtype=np.bool_)
+    where[places] = True
+    return where
+
+
+def _moved(content: Content, by: npt.NDArray[np.float32]) -> Content:
+    """Return an update's numbers with a correction, shape (P,), where it has any."""
+    if isinstance(content, Sparse):
+        return Sparse(content.positions, content.values + by[content.positions])
+    if isinstance(content, Masked):
+        return Masked(content.mask, content.values + by[content.positions])
+    return Dense(content.values + by)
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean(one[name] for one in figures) for name in figures[0]}

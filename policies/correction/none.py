@@ -16,11 +16,7 @@ class NoCorrection(CorrectionPolicy):
         """Say yes."""
         return True
 
-    def adds(self) -> bool:
-        """Say yes."""
-        return True
-
-    def flops(self, staleness: int) -> float:
+    def flops(self, staleness: int, forward_flops: float) -> float:
         """Return 0."""
-        del staleness
+        del staleness, forward_flops
         return 0.0

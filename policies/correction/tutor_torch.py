@@ -1,91 +1,271 @@
-"""How does a student learn a teacher's answers?"""
+"""How do students learn a teacher's answers?"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from policies.correction.base import Lesson, Taught
-from policies.correction.distillation import CHECKED
+from policies.correction.base import CHECKED, Lesson, Newest, Taught, Where
+from policies.training.chain_torch import Chain, aligned
 from policies.training.flat_torch import FlatModel
-from policies.types import Vector
 
 _HALVINGS: Final = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """Inputs, what the teacher says to them, and how to learn it.
+
+    Attributes:
+        lesson: How.
+        inputs: A batch a step, or one for all steps.
+        wanted: The teacher's probabilities at temperature T, shape (b, C) each.
+        labels: Of the batches, shape (b,) each.
+        same: Inputs that are always the same.
+        said: Logarithms of the teacher's probabilities for these, shape (`CHECKED`, C).
+    """
+
+    lesson: Lesson
+    inputs: Sequence[Tensor]
+    wanted: Sequence[Tensor]
+    labels: Sequence[Tensor] | None
+    same: Tensor
+    said: Tensor
+
+    def distances(self, answers: Tensor) -> Tensor:
+        """Return each student's mean KL divergence from the teacher, shape (g,).
+
+        Args:
+            answers: To the inputs that are always the same, shape (g, `CHECKED`, C).
+        """
+        found = torch.log_softmax(answers, 2)
+        return (self.said.exp() * (self.said - found)).sum(2).mean(1).clamp_min(0.0)
+
+    def wish(self, place: int, answers: Tensor, strengths: Tensor, own: Tensor | None) -> Tensor:
+        """Return minus rate times the gradient of the loss by the answers, shape (g, b, C).
+
+        Args:
+            place: Which batch.
+            answers: To it, shape (g, b, C).
+            strengths: lambda, shape (g, 1, 1).
+            own: Probabilities at temperature T before the first step, where they anchor.
+        """
+        heat = self.lesson.temperature
+        target = self.wanted[place]
+        if own is not None:
+            wish = torch.lerp(own, target, strengths) - torch.softmax(answers / heat, 2)
+            wish *= heat
+        else:
+            wish = target - torch.softmax(answers / heat, 2)
+            wish *= heat * strengths
+        if self.lesson.anchor == "labels" and self.labels is not None:
+            right = torch.zeros_like(target)
+            right.scatter_(1, self.labels[place].unsqueeze(1), 1.0)
+            wish += (1 - strengths) * (right - torch.softmax(answers, 2))
+        return wish.mul_(self.lesson.rate / answers.shape[1])
 
 
 class ModelTutor:
     """A model, and inputs that are no client's; see `Tutor`.
 
+    Students of linear layers learn together, by batched matrix products; others one after the
+    other: on a CPU `torch.func.vmap` over them takes as long.
+
     Args:
         model: Whose weights are replaced at every lesson.
         inputs: Shape (n, ...), more than `CHECKED`; the first ones are those that are always the
             same.
+        labels: Of the inputs, shape (n,), where a lesson asks for them.
     """
 
-    def __init__(self, model: FlatModel, inputs: npt.NDArray[Any]) -> None:
+    def __init__(
+        self,
+        model: FlatModel,
+        inputs: npt.NDArray[Any],
+        labels: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         self._model = model
         every = torch.from_numpy(np.ascontiguousarray(inputs))
         self._same, self._others = every[:CHECKED], every[CHECKED:]
+        self._labels = None if labels is None else torch.from_numpy(labels[CHECKED:].copy())
 
     def teach(
         self,
-        student: Vector,
-        teacher: Vector,
-        buffers: Vector,
+        students: npt.NDArray[np.float32],
+        strengths: Sequence[float],
+        newest: Newest,
         lesson: Lesson,
         rng: np.random.Generator,
-        where: npt.NDArray[np.bool_] | None = None,
-    ) -> Taught:
-        """Bring a student nearer to a teacher's answers; see `Tutor.teach`."""
-        model = self._model
-        rows = torch.from_numpy(rng.choice(len(self._others), lesson.rows, replace=False))
-        x = self._others[torch.sort(rows).values]
+        where: Sequence[Where | None] = (),
+    ) -> list[Taught]:
+        """Bring students nearer to the newest version's answers; see `Tutor.teach`."""
+        rows = torch.from_numpy(rng.choice(len(self._others), lesson.drawn, replace=False))
+        batches = [torch.sort(batch).values for batch in torch.split(rows, lesson.rows)]
+        with torch.no_grad():
+            task = self._task(batches, newest, lesson)
+            chain = self._model.chain
+            if chain is not None:
+                group = _Together(chain, students)
+                taught = _learn(group, task, strengths, _flags(where))
+                np.copyto(students, group.params.numpy())
+                return taught
+        taught = []
+        for place, strength in enumerate(strengths):
+            alone = _Alone(self._model, students[place], newest)
+            taught += _learn(alone, task, [strength], _flags(where[place : place + 1]))
+            np.copyto(students[place], self._model.params.numpy())
+        return taught
+
+    def quality(self, newest: Newest) -> float:
+        """Return how far the teacher is from guessing; see `Tutor.quality`."""
+        with torch.no_grad():
+            answers = torch.softmax(self._teacher(newest, self._same), 1)
+            guess = 1 / answers.shape[1]
+            sure = float(answers.max(1).values.mean())
+        return min(max((sure - guess) / (1 - guess), 0.0), 1.0)
+
+    def _teacher(self, newest: Newest, x: Tensor) -> Tensor:
+        """Return the newest version's answers."""
+        self._model.module.eval()
+        self._model.load(newest.model, newest.buffers)
+        found: Tensor = self._model.module(x)
+        return found
+
+    def _task(self, batches: Sequence[Tensor], newest: Newest, lesson: Lesson) -> _Task:
+        """Return inputs and what the teacher says to them."""
+        if lesson.anchor == "labels" and self._labels is None:
+            raise ValueError("these inputs have no labels")
+        inputs = [self._others[rows] for rows in batches]
+        labels = None if self._labels is None else [self._labels[rows] for rows in batches]
+        wanted = [torch.softmax(self._teacher(newest, x) / lesson.temperature, 1) for x in inputs]
+        same = torch.log_softmax(self._teacher(newest, self._same), 1)
+        return _Task(lesson, inputs, wanted, labels, self._same, same)
+
+
+class _Students(Protocol):
+    """Students that learn at the same time.
+
+    Attributes:
+        params: Their weights, shape (g, P).
+    """
+
+    params: Tensor
+
+    def answers(self, x: Tensor, *, to_learn: bool = False) -> Tensor:
+        """Return what they say to the same inputs, shape (g, b, C)."""
+
+    def changes(self, wish: Tensor) -> Tensor:
+        """Return what the chain rule makes of a wish for other answers than the last, (g, P)."""
+
+    def follow(self, wish: Tensor) -> None:
+        """Add it to the weights."""
+
+
+class _Together:
+    """Students of linear layers."""
+
+    def __init__(self, chain: Chain, students: npt.NDArray[np.float32]) -> None:
+        count, size = students.shape
+        self._chain = chain
+        self.params = torch.empty(count, aligned(size))[:, :size]
+        self.params.copy_(torch.from_numpy(students))
+        self._views = chain.views(self.params)
+        self._grads: Tensor | None = None
+        self._inputs: list[Tensor] = []
+
+    def answers(self, x: Tensor, *, to_learn: bool = False) -> Tensor:
+        del to_learn
+        everybody = x.flatten(1).expand(len(self.params), -1, -1)
+        self._inputs = self._chain.answers(self._views, everybody)
+        return self._inputs[-1]
+
+    def changes(self, wish: Tensor) -> Tensor:
+        if self._grads is None:
+            self._grads = torch.zeros_like(self.params)
+        into = self._chain.views(self._grads)
+        self._chain.push(self._views, self._inputs, wish, into)
+        return self._grads
+
+    def follow(self, wish: Tensor) -> None:
+        self._chain.push(self._views, self._inputs, wish)
+
+
+class _Alone:
+    """One student of any model."""
+
+    def __init__(self, model: FlatModel, student: npt.NDArray[np.float32], newest: Newest) -> None:
         model.module.eval()
-        model.load(teacher, buffers)
-        with torch.no_grad():
-            wanted_here, wanted_same = model.module(x), model.module(self._same)
-        model.load(student, buffers)
-        before = self._distance(wanted_same)
-        self._descend(x, wanted_here, lesson, None if where is None else torch.from_numpy(where))
-        moved = model.params - torch.from_numpy(student)
-        start = torch.from_numpy(student).clone()
-        kept, after = 1.0, self._distance(wanted_same)
-        for _ in range(_HALVINGS):
-            if after <= before:
-                break
-            kept /= 2
-            torch.add(start, moved, alpha=kept, out=model.params)
-            after = self._distance(wanted_same)
-        if not after <= before:  # a NaN is not, either
-            return Taught(before, before, 0.0, 0.0)
-        np.copyto(student, model.params.numpy())
-        return Taught(before, after, kept * float(moved.norm()), kept)
+        model.load(student, newest.buffers)
+        self._model = model
+        self.params = model.params.unsqueeze(0)
+        self._answers = model.params
 
-    def _descend(self, x: Tensor, wanted: Tensor, lesson: Lesson, where: Tensor | None) -> None:
-        """Take the gradient steps."""
-        model, heat = self._model, lesson.temperature
-        target = None
-        for _ in range(lesson.steps):
-            model.grads.zero_()
-            logs = functional.log_softmax(model.module(x) / heat, 1)
-            if target is None:
-                own = logs.detach().exp()
-                target = torch.lerp(own, functional.softmax(wanted / heat, 1), lesson.strength)
-            loss = -(target * logs).sum() * (heat * heat / x.shape[0])
-            loss.backward()  # type: ignore[no-untyped-call]
-            if where is not None:
-                model.grads.mul_(where)
-            model.params.add_(model.grads, alpha=-lesson.rate)
+    def answers(self, x: Tensor, *, to_learn: bool = False) -> Tensor:
+        with torch.set_grad_enabled(to_learn):
+            self._answers = self._model.module(x)
+        return self._answers.detach().unsqueeze(0)
 
-    def _distance(self, wanted: Tensor) -> float:
-        """Return the mean KL divergence from `wanted` on the inputs that are always the same."""
-        with torch.no_grad():
-            target = functional.log_softmax(wanted, 1)
-            found = functional.log_softmax(self._model.module(self._same), 1)
-            divergence = (target.exp() * (target - found)).sum(1).mean()
-            return max(float(divergence), 0.0)
+    def changes(self, wish: Tensor) -> Tensor:
+        self._model.grads.zero_()
+        self._answers.backward(wish[0])  # type: ignore[no-untyped-call]
+        return self._model.grads.unsqueeze(0)
+
+    def follow(self, wish: Tensor) -> None:
+        self.params += self.changes(wish)
+
+
+def _flags(where: Sequence[Where | None]) -> Tensor | None:
+    """Return which weights may change, shape (g, P); None for all."""
+    known = [one for one in where if one is not None]
+    if not known:
+        return None
+    every = np.ones_like(known[0])
+    return torch.from_numpy(np.stack([every if one is None else one for one in where]))
+
+
+def _learn(
+    students: _Students, task: _Task, strengths: Sequence[float], flags: Tensor | None
+) -> list[Taught]:
+    """Take the steps, and of each student's as much as brings it nearer to the teacher."""
+    params, lesson = students.params, task.lesson
+    start = params.clone()
+    shares = torch.tensor(strengths).view(-1, 1, 1)
+    before = task.distances(students.answers(task.same))
+    owns = None
+    if lesson.anchor == "student" and min(strengths) < 1:
+        owns = [torch.softmax(students.answers(x) / lesson.temperature, 2) for x in task.inputs]
+    pull = lesson.anchor == "weights" and min(strengths) < 1
+    for step in range(lesson.steps):
+        place = step % len(task.inputs)
+        answers = students.answers(task.inputs[place], to_learn=True)
+        wish = task.wish(place, answers, shares, None if owns is None else owns[place])
+        if flags is None and not pull:
+            students.follow(wish)
+            continue
+        change = students.changes(wish)
+        if pull:
+            change.addcmul_(start - params, lesson.rate * (1 - shares[:, 0]))
+        params += change if flags is None else change * flags
+    if flags is not None:
+        params.copy_(torch.where(flags, params, start))
+    moved = params - start
+    after, kept = task.distances(students.answers(task.same)), torch.ones(len(params))
+    for _ in range(_HALVINGS):
+        worse = ~(after <= before)  # a NaN is not less, either
+        if not worse.any():
+            break
+        kept[worse] /= 2
+        params[worse] = start[worse] + kept[worse].unsqueeze(1) * moved[worse]
+        after = task.distances(students.answers(task.same))
+    worse = ~(after <= before)
+    kept[worse], after[worse], moved[worse] = 0.0, before[worse], 0.0
+    params[worse] = start[worse]
+    lengths = kept * moved.norm(dim=1)
+    figures = zip(before.tolist(), after.tolist(), lengths.tolist(), kept.tolist(), strict=True)
+    return [Taught(*one) for one in figures]

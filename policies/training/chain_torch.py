@@ -178,18 +178,41 @@ class Chain:
         Returns:
             Sums of the losses over each member's batch, shape (g,), float64.
         """
-        inputs = [x]
-        for layer, (weight, bias) in zip(self._layers, weights, strict=True):
-            z = torch.bmm(inputs[-1], weight.transpose(1, 2))
-            if bias is not None:
-                z += bias.unsqueeze(1)
-            inputs.append(z.relu_() if layer.relu else z)
+        inputs = self.answers(weights, x)
         logs = torch.log_softmax(inputs[-1], 2)
         labels = y.unsqueeze(2)
         losses = -logs.gather(2, labels).sum((1, 2), dtype=torch.float64)
         delta = logs.exp_()
         delta.scatter_add_(2, labels, torch.full_like(labels, -1.0, dtype=delta.dtype))
         delta *= (scale / x.shape[1]).view(-1, 1, 1)
+        self.push(weights, inputs, delta, into)
+        return losses
+
+    def answers(self, weights: Sequence[_Views], x: Tensor) -> list[Tensor]:
+        """Return what goes into every layer, and last what the members answer, (g, b, out)."""
+        inputs = [x]
+        for layer, (weight, bias) in zip(self._layers, weights, strict=True):
+            z = torch.bmm(inputs[-1], weight.transpose(1, 2))
+            if bias is not None:
+                z += bias.unsqueeze(1)
+            inputs.append(z.relu_() if layer.relu else z)
+        return inputs
+
+    def push(
+        self,
+        weights: Sequence[_Views],
+        inputs: Sequence[Tensor],
+        delta: Tensor,
+        into: Sequence[_Views] | None = None,
+    ) -> None:
+        """Add to the weights what the chain rule makes of a wish for other answers.
+
+        Args:
+            weights: Of g members.
+            inputs: What `answers` returned for them.
+            delta: A factor times the gradient by the answers, shape (g, b, out); lost.
+            into: If given, the gradients go there, and what was there is lost.
+        """
         if self._layers[-1].relu:
             delta *= inputs[-1] > 0
         for place in reversed(range(len(self._layers))):
@@ -204,7 +227,6 @@ class Chain:
                 if self._layers[place - 1].relu:
                     before *= inputs[place] > 0
                 delta = before
-        return losses
 
 
 def aligned(size: int) -> int:

@@ -33,6 +33,10 @@ VARIETY = (
         "data={source: digits, train_examples: 240, holdout: 200}",
         "method.correction={kind: step-distillation, steps: 3, ramp: 10}",
     ),
+    (
+        "data={source: digits, train_examples: 240, holdout: 200}",
+        "method.correction={kind: distillation, steps: 2, ramp: 10, gates: [delay, quality]}",
+    ),
     (CELLS, "server.flops=2e5", "method.downlink.kind=difference"),
     (CELLS, "method.aggregation={kind: fedavg, clients_per_round: 3}"),
     *(

@@ -107,6 +107,14 @@ def test_ca2fl_rate() -> None:
     assert line.make(sent([8], client=1)) == [2 + 0.5 * (4 / 2 + 8)]
 
 
+def test_ca2fl_weighs_if_asked() -> None:
+    """s(d) is on the difference, not on the mean of all: 4/2 + 0.5 (8 - 4)."""
+    line = Line(CA2FL(size=1, clients=2), 0.0)
+    line.make(sent([4], client=0))
+    assert line.make(replace(sent([8], client=0, number=1), weight=0.5)) == [4 + 4 / 2 + 2]
+    assert line.memory["sum"].tolist() == [8]
+
+
 def test_ca2fl_among_those_who_came() -> None:
     """Where nobody says how many clients there are, the mean is over those that have come."""
     line = Line(CA2FL(size=1), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -9,32 +10,52 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from policies.aggregation import CA2FL
 from policies.correction import (
     Correction,
     CorrectionPolicy,
+    Distillation,
     Lesson,
     Making,
+    Newest,
     NoCorrection,
     StepDistillation,
     Taught,
 )
-from policies.correction.distillation import CHECKED
+from policies.correction.base import CHECKED
 from policies.correction.tutor_torch import ModelTutor
 from policies.training.flat_torch import FlatModel
-from policies.types import RunError, Vector, stream
+from policies.types import Address, PayloadKind, RunError, Vector, Version, stream
+from policies.update import (
+    Content,
+    Contribution,
+    Dense,
+    Mask,
+    Masked,
+    ModelSchema,
+    Sparse,
+    TensorSpec,
+    Update,
+)
 
 ADAPTER: TypeAdapter[CorrectionPolicy] = TypeAdapter(Correction)
 NONE: Vector = np.empty(0, dtype=np.float32)
-LESSON = Lesson(strength=1.0, temperature=2.0, steps=10, rate=0.1, rows=32)
+LESSON = Lesson(temperature=2.0, steps=10, rate=0.1, rows=32)
 
 
-def linear() -> ModelTutor:
+_DRAWN = np.random.default_rng(5).standard_normal((CHECKED + 40, 3)).astype(np.float32)
+INPUTS = _DRAWN[CHECKED:]
+LABELS = np.arange(40) % 2
+
+
+def linear(*, chained: bool = True) -> ModelTutor:
     """A tutor of a linear model of 3 inputs and 2 classes, its inputs drawn."""
-    inputs = np.random.default_rng(5).standard_normal((CHECKED + 40, 3)).astype(np.float32)
-    return ModelTutor(FlatModel(nn.Sequential(nn.Linear(3, 2))), inputs)
+    layers = [nn.Linear(3, 2)] if chained else [nn.Linear(3, 2), nn.Identity()]
+    labels = np.concatenate([np.zeros(CHECKED, dtype=np.int64), LABELS])
+    return ModelTutor(FlatModel(nn.Sequential(*layers)), _DRAWN, labels)
 
 
 def network() -> tuple[ModelTutor, int]:
@@ -42,7 +63,8 @@ def network() -> tuple[ModelTutor, int]:
     layers = (nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
     model = FlatModel(nn.Sequential(*layers))
     inputs = np.random.default_rng(6).standard_normal((CHECKED + 64, 6)).astype(np.float32)
-    return ModelTutor(model, inputs), model.schema.parameters
+    labels = np.arange(CHECKED + 64) % 4
+    return ModelTutor(model, inputs, labels), model.schema.parameters
 
 
 def drawn(seed: int, size: int) -> Vector:
@@ -52,25 +74,28 @@ def drawn(seed: int, size: int) -> Vector:
 class Recording:
     """Notes the lesson; teaches nothing but adds one to the student."""
 
-    def __init__(self, kept: float = 1.0) -> None:
+    def __init__(self, kept: float = 1.0, quality: float = 1.0) -> None:
         self.lesson: Lesson | None = None
+        self.strengths: list[float] = []
+        self.students: Any = None
+        self.where: Any = None
         self._kept = kept
+        self._quality = quality
 
-    def teach(self, student: Vector, *told: Any) -> Taught:
-        self.lesson = told[2]
-        student += np.float32(self._kept)
-        return Taught(0.5, 0.25, 2.0, self._kept)
+    def teach(self, students: Any, *told: Any) -> list[Taught]:
+        self.strengths, _, self.lesson, _, self.where = told
+        self.students = students.copy()
+        students += np.float32(self._kept)
+        return [Taught(0.5, 0.25, 2.0, self._kept)] * len(students)
+
+    def quality(self, newest: Newest) -> float:
+        del newest
+        return self._quality
 
 
 def making(**more: Any) -> Making:
-    given_ = {
-        "late": 1,
-        "updates": 50,
-        "newest": drawn(0, 8),
-        "model": drawn(1, 8),
-        "buffers": NONE,
-    }
-    return Making(**(given_ | more))
+    newest = Newest(drawn(0, 8), NONE, more.pop("updates", 50))
+    return Making(**({"late": 1, "newest": newest, "model": drawn(1, 8)} | more))
 
 
 # ---------------------------------------------------------------- when, and how strongly
@@ -79,13 +104,13 @@ def making(**more: Any) -> Making:
 def test_the_stage_by_hand() -> None:
     """Nothing at first, 1 - 1/e of it after `ramp` updates, never more than `strength`."""
     policy = StepDistillation(strength=0.8, ramp=200)
-    assert policy.stage(0) == 0
-    assert policy.stage(200) == pytest.approx(0.8 * (1 - np.exp(-1)))
-    grows = [policy.stage(updates) for updates in range(0, 5000, 50)]
+    assert policy.at(0) == 0
+    assert policy.at(200) == pytest.approx(0.8 * (1 - np.exp(-1)))
+    grows = [policy.at(updates) for updates in range(0, 5000, 50)]
     assert grows == sorted(grows)
     assert grows[-1] <= 0.8
-    assert StepDistillation(ramp=0).stage(1) == 1.0
-    assert StepDistillation(ramp=0).stage(0) == 0.0
+    assert StepDistillation(ramp=0).at(1) == 1.0
+    assert StepDistillation(ramp=0).at(0) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -114,7 +139,7 @@ def test_what_is_told() -> None:
     tutor = Recording()
     policy = StepDistillation(strength=0.5, ramp=0, steps=3, rate=0.2, batch=9, temperature=4)
     amended = policy.amend(making(), tutor, stream(0, "correction"))
-    assert tutor.lesson == Lesson(0.5, 4.0, 3, 0.2, 9)
+    assert (tutor.lesson, tutor.strengths) == (Lesson(4.0, 3, 0.2, 9), [0.5])
     assert amended.changed
     assert amended.measures == {
         "correction_strength": 0.5,
@@ -133,9 +158,9 @@ def test_what_is_told() -> None:
 def test_the_step_is_lengthened_before_the_lesson(kept: float) -> None:
     """Three times as long at the largest lambda, twice at half of it; not if nothing was kept."""
     version = making(where=np.arange(8) < 6)
-    newest, plain = version.newest, version.model.copy()
+    newest, plain = version.newest.model, version.model.copy()
     policy = StepDistillation(ramp=50 / np.log(2), stretch=3)
-    assert policy.stage(version.updates) == pytest.approx(0.5)
+    assert policy.at(version.newest.updates) == pytest.approx(0.5)
     policy.amend(version, Recording(kept), stream(0, "correction"))
     expected = newest + 2 * (plain - newest) + 1 if kept else plain
     np.testing.assert_allclose(version.model[:6], expected[:6], rtol=1e-5, atol=1e-6)
@@ -150,11 +175,19 @@ def test_what_it_costs() -> None:
     policy = StepDistillation()
     assert policy.rows() == 64 + 64
     assert policy.version_flops(10.0) == 10.0 * (32 * 64 + 3 * 64)
-    assert policy.flops(3) == 0
+    assert policy.flops(3, 10.0) == 0
     assert NoCorrection().version_flops(10.0) == 0
 
 
-@pytest.mark.parametrize("policy", [NoCorrection(), StepDistillation(steps=3, ramp=0)], ids=repr)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        NoCorrection(),
+        StepDistillation(steps=3, ramp=0),
+        Distillation(gates=("quality", "delay"), anchor="labels", stage="sigmoid"),
+    ],
+    ids=repr,
+)
 def test_written_back(policy: CorrectionPolicy) -> None:
     """What is written of a member makes an equal one."""
     assert ADAPTER.validate_json(ADAPTER.dump_json(policy)) == policy
@@ -162,54 +195,141 @@ def test_written_back(policy: CorrectionPolicy) -> None:
 
 def test_every_member_is_here() -> None:
     """A new member of the family does not escape."""
-    assert set(get_args(get_args(Correction)[0])) == {NoCorrection, StepDistillation}
+    assert set(get_args(get_args(Correction)[0])) == {NoCorrection, Distillation, StepDistillation}
 
 
 # ---------------------------------------------------------------- the lesson
 
 
-def test_a_step_by_hand() -> None:
-    """One step on a linear model: -rate * T / n * (softmax(z / T) - target)' x."""
-    tutor = linear()
+def teach(
+    tutor: ModelTutor,
+    student: Vector,
+    teacher: Vector,
+    lesson: Lesson = LESSON,
+    *,
+    strength: float = 1.0,
+    buffers: Vector = NONE,
+    seed: int = 0,
+    where: Any = None,
+) -> Taught:
+    """Teach one student, in place."""
+    newest, rng = Newest(teacher, buffers, 10), stream(seed, "correction")
+    students = student.reshape(1, -1)
+    (taught,) = tutor.teach(students, [strength], newest, lesson, rng, [where])
+    return taught
+
+
+def probabilities(weights: Vector, heat: float = 1.0) -> Any:
+    """Answer to the 40 inputs of `linear`."""
+    z = (INPUTS @ weights[:6].reshape(2, 3).T + weights[6:]) / heat
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("anchor", ["student", "weights", "labels"])
+@pytest.mark.parametrize("chained", [True, False])
+def test_a_step_by_hand(anchor: Any, chained: bool) -> None:
+    """One step on a linear model, a quarter of the loss the teacher's."""
+    tutor = linear(chained=chained)
     student, teacher = drawn(1, 8), drawn(2, 8)
-    lesson = Lesson(strength=0.25, temperature=2.0, steps=1, rate=0.3, rows=40)
-    x = np.random.default_rng(5).standard_normal((CHECKED + 40, 3)).astype(np.float32)[CHECKED:]
-
-    def answers(weights: Vector) -> Any:
-        z = (x @ weights[:6].reshape(2, 3).T + weights[6:]) / 2.0
-        e = np.exp(z - z.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
-
-    own = answers(student)
-    error = own - (0.25 * answers(teacher) + 0.75 * own)
-    gradient = np.concatenate([(error.T @ x).ravel(), error.sum(0)]) * 2.0 / 40
-    expected = student - 0.3 * gradient
-    taught = tutor.teach(student, teacher, NONE, lesson, np.random.default_rng(0))
+    own, hot = probabilities(student), probabilities(student, 2.0)
+    wanted = 0.25 * (hot - probabilities(teacher, 2.0)) * 2.0  # lambda T (p_s - p_t)
+    if anchor == "labels":
+        wanted = wanted + 0.75 * (own - np.eye(2)[LABELS])
+    error = wanted / 40
+    gradient = np.concatenate([(error.T @ INPUTS).ravel(), error.sum(0)])
+    before = student.copy()
+    lesson = Lesson(temperature=2.0, steps=1, rate=0.3, rows=40, anchor=anchor)
+    taught = teach(tutor, student, teacher, lesson, strength=0.25)
     assert taught.kept == 1.0
-    np.testing.assert_allclose(student, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(student, before - 0.3 * gradient, rtol=1e-5, atol=1e-6)
     assert taught.length == pytest.approx(float(np.linalg.norm(0.3 * gradient)), rel=1e-4)
+
+
+def test_anchors_pull_back() -> None:
+    """From the second step on, weights are pulled to where they were; the more, the nearer."""
+    lengths = []
+    for strength in (1.0, 0.6, 0.2):
+        lesson = Lesson(temperature=2.0, steps=60, rate=0.3, rows=40, anchor="weights")
+        taught = teach(linear(), drawn(1, 8), drawn(2, 8), lesson, strength=strength)
+        lengths.append(taught.length)
+    assert lengths == sorted(lengths, reverse=True)
+    second = Lesson(temperature=2.0, steps=2, rate=0.3, rows=40, anchor="weights")
+    plain = Lesson(temperature=2.0, steps=2, rate=0.3 * 0.25, rows=40)  # the same first step
+    students = [drawn(1, 8), drawn(1, 8)]
+    teach(linear(), students[0], drawn(2, 8), second, strength=0.25)
+    teach(linear(), students[1], drawn(2, 8), plain)
+    first = drawn(1, 8)
+    teach(linear(), first, drawn(2, 8), Lesson(2.0, 1, 0.3 * 0.25, 40))
+    pulled = students[1] + np.float32(0.3 * 0.75) * (drawn(1, 8) - first)
+    np.testing.assert_allclose(students[0], pulled, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_are_needed_where_they_anchor() -> None:
+    """Inputs without them cannot."""
+    tutor = ModelTutor(FlatModel(nn.Sequential(nn.Linear(3, 2))), INPUTS.repeat(3, axis=0))
+    with pytest.raises(ValueError, match="no labels"):
+        teach(tutor, drawn(1, 8), drawn(2, 8), Lesson(2.0, 1, 0.1, 8, anchor="labels"))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_together_as_alone(fresh: bool, masked: bool) -> None:
+    """Students of linear layers learn side by side what each learns from autograd alone."""
+    inputs = np.random.default_rng(6).standard_normal((CHECKED + 64, 6)).astype(np.float32)
+    chained, alone = (
+        ModelTutor(
+            FlatModel(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), *more)), inputs
+        )
+        for more in ([], [nn.Identity()])
+    )
+    size = 6 * 8 + 8 + 8 * 4 + 4
+    where = [None, np.random.default_rng(1).random(size) < 0.5, None] if masked else []
+    found = []
+    for tutor in (chained, alone):
+        students = np.stack([drawn(seed, size) for seed in (1, 2, 3)])
+        newest, rng = Newest(drawn(4, size), NONE, 10), stream(0, "correction")
+        lesson = Lesson(2.0, 4, 0.1, 16, fresh=fresh)
+        taught = tutor.teach(students, [1.0, 0.4, 0.7], newest, lesson, rng, where)
+        found.append((students, taught))
+    (together, told), (separate, said) = found
+    np.testing.assert_allclose(together, separate, rtol=1e-4, atol=1e-5)
+    for one, other in zip(told, said, strict=True):
+        assert one.kept == other.kept
+        assert one.kl_after == pytest.approx(other.kl_after, rel=1e-3)
+        assert one.length == pytest.approx(other.length, rel=1e-3)
 
 
 def test_many_steps_lead_to_the_teacher() -> None:
     """At full strength the divergence falls to a small part of what it was."""
-    tutor = linear()
-    student, teacher = drawn(1, 8), drawn(2, 8)
-    lesson = Lesson(strength=1.0, temperature=1.0, steps=400, rate=0.5, rows=40)
-    taught = tutor.teach(student, teacher, NONE, lesson, np.random.default_rng(0))
+    lesson = Lesson(temperature=1.0, steps=400, rate=0.5, rows=40)
+    taught = teach(linear(), drawn(1, 8), drawn(2, 8), lesson)
     assert taught.kl_after < 0.02 * taught.kl_before
 
 
-@settings(max_examples=40)
-@given(st.integers(0, 10_000), st.floats(0.01, 1), st.sampled_from([0.01, 0.1, 3.0, 1e4]))
-def test_the_law_of_a_lesson(seed: int, strength: float, rate: float) -> None:
+@settings(max_examples=60)
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.01, 1),
+    st.sampled_from([0.01, 0.1, 3.0, 1e4]),
+    st.sampled_from(["student", "weights", "labels"]),
+    st.booleans(),
+)
+def test_the_law_of_a_lesson(
+    seed: int, strength: float, rate: float, anchor: Any, chained: bool
+) -> None:
     """The divergence never grows, the teacher stays, what may not change stays bit for bit."""
-    tutor, size = network()
+    if chained:
+        tutor, size, buffers = linear(), 8, NONE
+    else:
+        tutor, size = network()
+        buffers = np.concatenate([drawn(seed + 2, 8), np.abs(drawn(seed + 3, 8)) + 0.1])
     student, teacher = drawn(seed, size), drawn(seed + 1, size)
-    buffers = np.concatenate([drawn(seed + 2, 8), np.abs(drawn(seed + 3, 8)) + 0.1])
     where = np.random.default_rng(seed).random(size) < 0.5
     before, given_ = student.copy(), teacher.tobytes()
-    lesson = Lesson(strength, 2.0, 4, rate, 32)
-    taught = tutor.teach(student, teacher, buffers, lesson, stream(seed, "correction"), where)
+    lesson = Lesson(2.0, 4, rate, 32, anchor=anchor)
+    told: Any = {"strength": strength, "buffers": buffers, "seed": seed, "where": where}
+    taught = teach(tutor, student, teacher, lesson, **told)
     assert 0 <= taught.kl_after <= taught.kl_before
     assert taught.kept in {0.0, 0.25, 0.5, 1.0}
     assert teacher.tobytes() == given_
@@ -219,21 +339,38 @@ def test_the_law_of_a_lesson(seed: int, strength: float, rate: float) -> None:
         assert student.tobytes() == before.tobytes()
         assert taught.length == 0
     again = before.copy()
-    same = tutor.teach(again, teacher, buffers, lesson, stream(seed, "correction"), where)
-    assert (same, again.tobytes()) == (taught, student.tobytes())
+    assert teach(tutor, again, teacher, lesson, **told) == taught
+    assert again.tobytes() == student.tobytes()
 
 
-def test_a_lesson_that_leads_away_is_dropped() -> None:
+@pytest.mark.parametrize("chained", [True, False])
+def test_a_lesson_that_leads_away_is_dropped(chained: bool) -> None:
     """Steps far too long: nothing is kept, and the student is what it was."""
-    tutor, size = network()
-    student, teacher = drawn(1, size), drawn(2, size)
-    buffers = np.concatenate([np.zeros(8), np.ones(8)]).astype(np.float32)
+    tutor, size = (linear(), 8) if chained else network()
+    student = drawn(1, size)
+    buffers = NONE if chained else np.concatenate([np.zeros(8), np.ones(8)]).astype(np.float32)
     before = student.tobytes()
-    lesson = Lesson(1.0, 2.0, 3, 1e30, 32)
-    taught = tutor.teach(student, teacher, buffers, lesson, np.random.default_rng(0))
+    taught = teach(tutor, student, drawn(2, size), Lesson(2.0, 3, 1e30, 32), buffers=buffers)
     assert (taught.kept, taught.length) == (0.0, 0.0)
     assert taught.kl_after == taught.kl_before
     assert student.tobytes() == before
+
+
+def test_one_bad_student_does_not_spoil_the_others() -> None:
+    """One that cannot be brought nearer stays as it was; the one beside it learns as if alone."""
+    size = 8
+    spoiled = np.full(size, 3e38, dtype=np.float32)  # its answers are not finite
+    students = np.stack([spoiled, drawn(1, size)])
+    newest, lesson = Newest(drawn(2, size), NONE, 10), Lesson(2.0, 4, 0.3, 32)
+    bad, good = linear().teach(students, [1.0, 1.0], newest, lesson, stream(0, "correction"))
+    alone = drawn(1, size)
+    assert (bad.kept, bad.length, good) == (
+        0.0,
+        0.0,
+        teach(linear(), alone, drawn(2, size), lesson),
+    )
+    assert students[0].tobytes() == spoiled.tobytes()
+    assert students[1].tobytes() == alone.tobytes()
 
 
 def test_dropout_is_off() -> None:
@@ -241,5 +378,165 @@ def test_dropout_is_off() -> None:
     tutor, size = network()
     state = torch.random.get_rng_state()
     buffers = np.concatenate([np.zeros(8), np.ones(8)]).astype(np.float32)
-    tutor.teach(drawn(1, size), drawn(2, size), buffers, LESSON, np.random.default_rng(0))
+    teach(tutor, drawn(1, size), drawn(2, size), buffers=buffers)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_quality_of_a_teacher() -> None:
+    """0 if all classes are equally likely, near 1 if it is sure, between them by its confidence."""
+    tutor = linear()
+    assert tutor.quality(Newest(np.zeros(8, dtype=np.float32), NONE, 0)) == 0
+    sure = np.array([0, 0, 0, 0, 0, 0, 30, -30], dtype=np.float32)
+    assert tutor.quality(Newest(sure, NONE, 0)) == pytest.approx(1)
+    odds = np.array([0, 0, 0, 0, 0, 0, np.log(3), 0], dtype=np.float32)  # 3 to 1
+    assert tutor.quality(Newest(odds, NONE, 0)) == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------- every update by itself
+
+
+def late(
+    content: Content, *, staleness: int = 2, kind: PayloadKind = "delta", client: int = 0
+) -> Contribution:
+    address = Address(client, 3)
+    update = Update(address, Version(1, 0), kind, content, NONE, 5, 0.5)
+    return Contribution(update, staleness, (1 + staleness) ** -0.5)
+
+
+NEWEST = Newest(drawn(0, 8), NONE, 50)
+RNG = stream(0, "correction")
+
+
+def test_stages_by_hand() -> None:
+    """All begin at 0, never fall and come to `strength`; half of a ramp and a ramp by hand."""
+    shapes = {
+        "saturating": (1 - np.exp(-0.5), 1 - np.exp(-1)),
+        "linear": (0.5, 1.0),
+        "sigmoid": (0.103071, 0.490843),
+    }
+    for stage, (half, whole) in shapes.items():
+        policy = Distillation(strength=0.5, stage=stage, ramp=100)
+        assert policy.at(0) == 0
+        assert policy.at(50) == pytest.approx(0.5 * half, rel=1e-4)
+        assert policy.at(100) == pytest.approx(0.5 * whole, rel=1e-4)
+        grows = [policy.at(updates) for updates in range(0, 3000, 10)]
+        assert grows == sorted(grows)
+        assert grows[-1] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "batch", "updates"),
+    [
+        (Distillation(), [late(Dense(drawn(1, 8)))], 0),
+        (Distillation(), [late(Dense(drawn(1, 8)), staleness=0)], 50),
+        (Distillation(strength=0), [late(Dense(drawn(1, 8)))], 50),
+        (NoCorrection(), [late(Dense(drawn(1, 8)))], 50),
+        (StepDistillation(), [late(Dense(drawn(1, 8)))], 50),
+    ],
+)
+def test_updates_as_they_came(policy: CorrectionPolicy, batch: Any, updates: int) -> None:
+    """At the start, a fresh one, or with a strength of 0: the very same objects."""
+    newest = Newest(NEWEST.model, NONE, updates)
+    tutor = Recording()
+    found = policy.correct(list(batch), newest, tutor, RNG)
+    assert found.batch == batch
+    assert all(one is other for one, other in zip(found.batch, batch, strict=True))
+    assert (found.measures, found.each, tutor.lesson) == ({}, (), None)
+
+
+def test_replayed_and_whole() -> None:
+    """A delta is replayed on the newest model; weights are a model as they stand."""
+    tutor, delta, weights = Recording(), Dense(drawn(1, 8)), Dense(drawn(2, 8))
+    batch = [late(delta, client=4), late(weights, kind="weights"), late(delta, staleness=0)]
+    policy = Distillation(strength=0.5, ramp=0, steps=3, rate=0.2, batch=7, temperature=4)
+    found = policy.correct(batch, NEWEST, tutor, RNG)
+    np.testing.assert_array_equal(tutor.students, [NEWEST.model + delta.values, weights.values])
+    assert (tutor.lesson, tutor.strengths) == (Lesson(4.0, 3, 0.2, 7, fresh=True), [0.5, 0.5])
+    np.testing.assert_allclose(found.batch[0].content.values, delta.values + 1, rtol=1e-5)
+    np.testing.assert_allclose(found.batch[1].content.values, weights.values + 1, rtol=1e-5)
+    assert found.batch[2] is batch[2]
+    assert [c.update for c in found.batch] == [c.update for c in batch], "what came is kept"
+    figures = {
+        "correction_strength": 0.5,
+        "correction_kl_before": 0.5,
+        "correction_kl_after": 0.25,
+        "correction_length": 2.0,
+        "correction_kept": 1.0,
+    }
+    assert found.measures == figures | {"correction_share": 2 / 3}
+    assert found.each == [(Address(4, 3), figures), (Address(0, 3), figures)]
+    with pytest.raises(RunError, match="distillation has no model to teach"):
+        policy.correct(batch, NEWEST, None, RNG)
+
+
+def test_nothing_kept_is_as_it_came() -> None:
+    """If the check fails the update is the one that came, and the log says so."""
+    batch = [late(Dense(drawn(1, 8)))]
+    found = Distillation(ramp=0).correct(batch, NEWEST, Recording(0.0), RNG)
+    assert found.batch[0] is batch[0]
+    assert found.measures["correction_kept"] == 0
+
+
+def test_sparse_updates_keep_their_support() -> None:
+    """A correction changes what was sent and nothing else, and never the number of values."""
+    places, mask = np.array([1, 4]), Mask(1, np.array([0, 2, 5]))
+    sparse = Sparse(places, np.array([0.5, 0.25], dtype=np.float32))
+    masked = Masked(mask, np.ones(3, dtype=np.float32))
+    tutor = Recording()
+    batch = [late(sparse, kind="weights"), late(masked), late(Dense(drawn(1, 8)))]
+    found = Distillation(ramp=0).correct(batch, NEWEST, tutor, RNG)
+    expected = [[1, 4], [0, 2, 5]]
+    assert [np.flatnonzero(where).tolist() for where in tutor.where[:2]] == expected
+    assert tutor.where[2] is None
+    np.testing.assert_array_equal(tutor.students[0], [0, 0.5, 0, 0, 0.25, 0, 0, 0])
+    one, two = found.batch[0].content, found.batch[1].content
+    assert isinstance(one, Sparse)
+    np.testing.assert_array_equal(one.positions, places)
+    np.testing.assert_allclose(one.values, [1.5, 1.25])
+    assert isinstance(two, Masked)
+    assert two.mask is mask
+    np.testing.assert_allclose(two.values, [2, 2, 2], rtol=1e-6)
+
+
+def test_gates_by_hand() -> None:
+    """Quality: how far the teacher is from guessing. Delay: 1 - s(d), so 1/2 at d = 3."""
+    batch = [late(Dense(drawn(1, 8)), staleness=3), late(Dense(drawn(1, 8)), staleness=8)]
+    for gates, expected in (
+        ((), [0.8, 0.8]),
+        (("quality",), [0.2, 0.2]),
+        (("delay",), [0.4, 0.8 * 2 / 3]),
+        (("quality", "delay"), [0.1, 0.2 * 2 / 3]),
+    ):
+        tutor = Recording(quality=0.25)
+        Distillation(strength=0.8, ramp=0, gates=gates).correct(batch, NEWEST, tutor, RNG)
+        assert tutor.strengths == pytest.approx(expected)
+    tutor = Recording(quality=0.0)
+    found = Distillation(gates=("quality",)).correct(batch, NEWEST, tutor, RNG)
+    assert (found.batch, tutor.lesson) == (batch, None), "a teacher that guesses teaches nothing"
+    with pytest.raises(ValidationError, match="each gate at most once"):
+        Distillation(gates=("delay", "delay"))
+
+
+def test_what_an_update_costs() -> None:
+    """5 steps of 64: 3 answers an input, one more for the student's own; 64 are checked twice."""
+    policy = Distillation()
+    assert policy.rows() == 5 * 64 + 64
+    assert policy.flops(1, 10.0) == 10.0 * (4 * 5 * 64 + 2 * 64)
+    assert policy.flops(0, 10.0) == 0
+    assert Distillation(strength=1).flops(1, 10.0) == 10.0 * (3 * 5 * 64 + 2 * 64)
+    assert policy.version_flops(10.0) == 10.0 * 384
+    assert not policy.adds()
+    assert NoCorrection().adds()
+    assert StepDistillation().adds()
+
+
+def test_the_cache_of_ca2fl_keeps_what_came() -> None:
+    """The step is corrected, what is remembered of the client is its own."""
+    schema = ModelSchema((TensorSpec("w", (8,)),))
+    policy, model = CA2FL(clients=4), np.zeros(8, dtype=np.float32)
+    came = Dense(np.ones(8, dtype=np.float32))
+    contribution = replace(late(came), corrected=Dense(np.full(8, 3, dtype=np.float32)), weight=1)
+    applied = policy.apply(model, policy.start(schema), [contribution], 1)
+    np.testing.assert_array_equal(model, np.full(8, 3))
+    np.testing.assert_array_equal(applied.memory["values/0"], came.values)
+    np.testing.assert_array_equal(applied.memory["sum"], came.values)

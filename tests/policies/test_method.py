@@ -21,11 +21,18 @@ from policies.aggregation import (
     MajorityVote,
     Port,
 )
-from policies.correction import CorrectionPolicy, NoCorrection
+from policies.correction import (
+    CorrectionPolicy,
+    Distillation,
+    Newest,
+    NoCorrection,
+    StepDistillation,
+)
 from policies.method import (
     Method,
     absorption_misfits,
     cell_misfits,
+    correction_misfits,
     lateness_misfits,
     mask_misfits,
     misfits,
@@ -195,7 +202,7 @@ def test_pruned_weights_that_would_grow_back() -> None:
         assert list(absorption_misfits(SparsyFed(), DELTA, Difference(), aggregation)) == []
 
 
-OWN_LATENESS: list[AggregationPolicy] = [CA2FL(), AsyncFedED(), FADAS(), DCASGD(), Port()]
+OWN_LATENESS: list[AggregationPolicy] = [AsyncFedED(), FADAS(), DCASGD(), Port()]
 
 
 @pytest.mark.parametrize("aggregation", OWN_LATENESS, ids=lambda policy: policy.kind)
@@ -210,6 +217,25 @@ def test_lateness_is_not_weighed_twice(aggregation: AggregationPolicy) -> None:
     method = Method.model_validate({"aggregation": {"kind": aggregation.kind}})
     assert method.staleness == Constant()
     assert Method.model_validate_json(method.model_dump_json()) == method
+
+
+def test_ca2fl_takes_weights_and_has_none_by_itself() -> None:
+    """As published all updates weigh the same; that they need not is our choice."""
+    assert Method.model_validate({"aggregation": {"kind": "ca2fl"}}).staleness == Constant()
+    assert list(lateness_misfits(Polynomial(), CA2FL())) == []
+
+
+def test_corrections_that_cannot_be() -> None:
+    """Votes one by one; a gate that is always shut."""
+    for uplink in (Signs(), SignSGD()):
+        (refusal,) = correction_misfits(Distillation(), uplink, Polynomial())
+        assert "sends votes: a corrected vote is no vote any more. Take method.corr" in refusal
+        assert list(correction_misfits(StepDistillation(), uplink, Polynomial())) == []
+    (refusal,) = correction_misfits(Distillation(gates=("delay",)), DELTA, Constant())
+    assert "s(d) is always 1: nothing would ever be corrected" in refusal
+    assert list(correction_misfits(Distillation(gates=("delay",)), DELTA, Polynomial())) == []
+    for uplink in (DELTA, SparseWeights(), Packed()):
+        assert list(correction_misfits(Distillation(), uplink, Polynomial())) == []
 
 
 class Everything(FedBuff):
@@ -401,5 +427,7 @@ def test_no_correction() -> None:
     one = np.ones(1, dtype=np.float32)
     update = Update(Address(0, 0), Version(0, 0), "delta", Dense(one), one[:0], 1, 0.0)
     batch = [Contribution(update, 3, 0.5)]
-    assert NoCorrection().correct(batch, one) is batch
-    assert NoCorrection().flops(3) == 0
+    newest = Newest(one, one[:0], 5)
+    found = NoCorrection().correct(batch, newest, None, np.random.default_rng(0))
+    assert found.batch is batch
+    assert NoCorrection().flops(3, 10.0) == 0

@@ -80,8 +80,11 @@ class DataSettings(Settings):
         # No seed of the experiment's here: runs that differ in their seed learn from the same data.
         order = stream(0, f"train-subset/{self.source}").permutation(len(data.y_train))
         kept = order[:used] if self.train_examples is not None else np.sort(order[:used])
-        held = data.x_train[order[used : used + self.holdout]] if self.holdout else None
-        return dataclasses.replace(data.take(kept), x_public=held)
+        taken = data.take(kept)
+        if not self.holdout:
+            return taken
+        held = order[used : used + self.holdout]
+        return dataclasses.replace(taken, x_public=data.x_train[held], y_public=data.y_train[held])
 
     def missing(self) -> str | None:
         """Return None if the data is there, else what was looked for, where, and the way out."""

@@ -170,7 +170,10 @@ def test_a_hold_out_is_nobodys() -> None:
     assert np.array_equal(part.load().x_public, data.x_public)
     public = Dealt(data, Shards.of([np.arange(5)])).public()
     assert public is not None
-    assert np.array_equal(public, data.normalise(data.x_public))
+    assert np.array_equal(public.x, data.normalise(data.x_public))
+    pairs = list(zip(rows(data.x_train), data.y_train, strict=True))
+    pairs += zip(rows(data.x_public), public.y, strict=True)
+    assert sorted(pairs) == sorted(zip(rows(whole.x_train), whole.y_train, strict=True))
     assert Dealt(whole, Shards.of([np.arange(5)])).public() is None
 
 
