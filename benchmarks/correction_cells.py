@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Literal, NamedTuple
@@ -481,7 +480,9 @@ def winner(book: Book, sort: str, quick: bool) -> str | None:
 
 def seeds(scene: str, quick: bool) -> tuple[int, ...]:
     """Return the seeds that are judged."""
-    return QUICK_SEEDS if quick else SCENES[scene].seeds
+    if quick:
+        return QUICK_SEEDS if scene == HEADLINE else QUICK_SEEDS[:1]
+    return SCENES[scene].seeds
 
 
 def rows(book: Book, scene: str, quick: bool) -> dict[str, tuple[str, Try]]:
@@ -574,14 +575,9 @@ def of_part(settled: Try, quick: bool) -> list[Cell]:
     return [cell(HEADLINE, f"ablation of {ON_CA2FL}", settled, s, quick) for s in _few(quick)]
 
 
-@cache
-def _quick_scenes() -> tuple[str, ...]:
-    return (HEADLINE, GROUPS_OF_CLASSES)
-
-
 def scenes(quick: bool) -> tuple[str, ...]:
     """Return the scenes that are shown."""
-    return _quick_scenes() if quick else tuple(SCENES)
+    return (HEADLINE, GROUPS_OF_CLASSES) if quick else tuple(SCENES)
 
 
 def plan(book: Book, quick: bool) -> list[Race]:
