@@ -260,10 +260,7 @@ def p_below(values: Sequence[float], most: float) -> float:
 
 def of_scenes(book: Book, label: str, base: str, quick: bool) -> dict[str, list[float]]:
     """Return the differences of two rows in each scene that has two pairs or more."""
-    found = {
-        scene: differences(runs(book, scene, label, quick), runs(book, scene, base, quick))
-        for scene in scenes(quick)
-    }
+    found = {scene: _differences(book, scene, label, base, quick) for scene in scenes(quick)}
     return {scene: values for scene, values in found.items() if len(values) > 1}
 
 
@@ -290,6 +287,26 @@ def tests_table(book: Book, label: str, base: str, quick: bool) -> Table:
         columns,
         lines,
     )
+
+
+def differences_table(book: Book, quick: bool) -> Table:
+    """Return how far every row is above the best baseline, a column a scene."""
+    base = best(book, quick)
+    labels = list(rows(book, HEADLINE, quick))
+    lines = [
+        [
+            label,
+            *(shown(_differences(book, s, label, base, quick), "{:+.2f}") for s in scenes(quick)),
+        ]
+        for label in labels
+        if label != base
+    ]
+    title = f"To {base}, the best baseline, in points of tail accuracy"
+    return Table(title, ("method", *scenes(quick)), lines)
+
+
+def _differences(book: Book, scene: str, label: str, base: str, quick: bool) -> list[float]:
+    return differences(runs(book, scene, label, quick), runs(book, scene, base, quick))
 
 
 # ------------------------------------------------------------------ time, steps, parts, cost
@@ -514,7 +531,7 @@ def reach_table(book: Book, quick: bool) -> Table:
 def tables(book: Book, quick: bool) -> list[Table]:
     """Return all tables, the summary first."""
     label, base = correction(book, quick), best(book, quick)
-    made = [reach_table(book, quick)]
+    made = [reach_table(book, quick), differences_table(book, quick)]
     made += [scene_table(book, scene, quick) for scene in scenes(quick)]
     made += [
         tests_table(book, label, other, quick) for other in dict.fromkeys((base, PLAIN[label]))
