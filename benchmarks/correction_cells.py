@@ -248,11 +248,11 @@ def _async_fed_ed() -> tuple[Try, ...]:
 
 
 def _fadas() -> tuple[Try, ...]:
-    def one(rate: float, epsilon: float) -> Try:
-        aggregation = {"kind": "fadas", "size": BUFFER, "rate": rate, "epsilon": epsilon}
-        return Try(f"rate {rate:g}, epsilon {epsilon:g}", {"aggregation": aggregation})
+    def one(rate: float, tolerance: int) -> Try:
+        aggregation = {"kind": "fadas", "size": BUFFER, "rate": rate, "tolerance": tolerance}
+        return Try(f"rate {rate:g}, tolerance {tolerance}", {"aggregation": aggregation})
 
-    pairs = ((0.001, 1e-8), (0.003, 1e-8), (0.01, 1e-8), (0.003, 1e-3), (0.01, 1e-3), (0.03, 1e-3))
+    pairs = ((0.001, 1), (0.002, 1), (0.003, 1), (0.005, 1), (0.0005, 4), (0.001, 4))
     return tuple(one(*pair) for pair in pairs)
 
 
