@@ -227,12 +227,12 @@ def _fedasync() -> tuple[Try, ...]:
     hinge = {"kind": "hinge", "tolerance": 10, "slope": 0.5}
     proximal = {"kind": "proximal", "mu": 0.005}
     return (
+        one("polynomial", 0.2),
         one("polynomial", 0.3),
-        one("polynomial", 0.45),
-        one("hinge", 0.3, staleness=hinge),
+        one("hinge", 0.2, staleness=hinge),
         one("constant", 0.06, staleness=_weight(0)),
         one("proximal, polynomial", 0.3, training=proximal),
-        one("weights mixed, polynomial", 0.45, "mix"),
+        one("weights mixed, polynomial", 0.3, "mix"),
     )
 
 
@@ -243,7 +243,7 @@ def _async_fed_ed() -> tuple[Try, ...]:
             {"aggregation": {"kind": "async-fed-ed", "rate": rate, "epsilon": epsilon}},
         )
         for epsilon in (1.0, 3.0)
-        for rate in (0.1, 0.2, 0.4)
+        for rate in (0.07, 0.1, 0.2)
     )
 
 
@@ -264,10 +264,10 @@ def _dc_asgd() -> tuple[Try, ...]:
 
     return (
         one("adaptive", 2.0, 0.5, BUFFER),
-        one("adaptive", 2.0, 1.0, BUFFER),
+        one("adaptive", 2.0, 0.03, 1),
         one("adaptive", 2.0, 0.05, 1),
         one("constant", 0.8, 0.5, BUFFER),  # 0.04 / the learning rate
-        one("constant", 0.8, 1.0, BUFFER),
+        one("constant", 0.8, 0.03, 1),
         one("constant", 0.8, 0.05, 1),
     )
 
@@ -278,8 +278,8 @@ def _port() -> tuple[Try, ...]:
         text = f"similarity {similarity:g}, staleness {staleness:g}, bound {bound:g}"
         return Try(text, {"aggregation": {"kind": "port", "size": BUFFER, **fields}})
 
-    three = ((1.0, 1.0, 10.0), (1.0, 1.0, 2.0), (2.0, 1.0, 2.0))
-    return tuple(one(*fields) for fields in (*three, (0.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1, 0, 1)))
+    bounds = ((1, 1, 10), (1, 1, 1), (0, 1, 10), (0, 1, 1), (0, 1, 0.3), (1, 0, 1))
+    return tuple(one(*fields) for fields in bounds)
 
 
 def _oort() -> tuple[Try, ...]:
@@ -309,7 +309,7 @@ def _fedavg() -> tuple[Try, ...]:
         text = "waits for all" if deadline_s is None else f"deadline {deadline_s:g} s"
         return Try(text, {"aggregation": aggregation})
 
-    return tuple(one(deadline) for deadline in (None, 400.0, 300.0, 200.0, 150.0, 100.0))
+    return tuple(one(deadline) for deadline in (None, 300.0, 200.0, 150.0, 125.0, 100.0))
 
 
 STEP: Final = "step-distillation"
