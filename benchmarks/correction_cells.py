@@ -212,7 +212,7 @@ def _fedbuff() -> tuple[Try, ...]:
 
 def _ca2fl() -> tuple[Try, ...]:
     if CA2FL_WEIGHS:
-        pairs = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (0.5, 1.5), (1.0, 1.5), (1.0, 2.0))
+        pairs = ((0.0, 1.0), (0.5, 1.0), (0.5, 1.5), (1.0, 1.5), (1.0, 2.0), (1.0, 3.0))
         return tuple(_buffered("ca2fl", rate, exponent) for exponent, rate in pairs)
     return tuple(_buffered("ca2fl", rate, 0.0) for rate in (0.5, 0.7, 1.0, 1.2, 1.5, 2.0))
 
@@ -242,8 +242,8 @@ def _async_fed_ed() -> tuple[Try, ...]:
             f"rate {rate:g}, epsilon {epsilon:g}",
             {"aggregation": {"kind": "async-fed-ed", "rate": rate, "epsilon": epsilon}},
         )
-        for epsilon in (1.0, 3.0)
-        for rate in (0.07, 0.1, 0.2)
+        for epsilon, rates in ((1.0, (0.07, 0.1, 0.15)), (3.0, (0.15, 0.2, 0.3)))
+        for rate in rates
     )
 
 
@@ -325,19 +325,24 @@ def _stepped(kind: str) -> tuple[Try, ...]:
 
     if kind == "ca2fl" and not CA2FL_WEIGHS:
         return tuple(one(stretch, 0.0) for stretch in (1.5, 2.0, 2.5, 3.0, 4.0, 6.0))
-    return tuple(one(stretch, e) for e in (0.5, 1.0) for stretch in (2.0, 3.0, 4.5))
+    gentle = (0.0, 3.0) if kind == "ca2fl" else (0.5, 2.0)
+    pairs = (gentle, (0.5, 3.0), (0.5, 4.5), (1.0, 3.0), (1.0, 4.5), (1.0, 6.0))
+    return tuple(one(stretch, exponent) for exponent, stretch in pairs)
 
 
 def _each(kind: str) -> tuple[Try, ...]:
     """Return corrections of each update before it is aggregated."""
 
-    def one(strength: float, rate: float) -> Try:
+    def one(strength: float, rate: float, exponent: float) -> Try:
         correction = {"kind": "distillation", "strength": strength}
-        exponent = 0.5 if kind == "fedbuff" or CA2FL_WEIGHS else 0.0
         text, section = _buffered(kind, rate, exponent, correction=correction)
         return Try(f"{text}, strength {strength:g}", section)
 
-    return tuple(one(strength, rate) for strength in (0.3, 0.6) for rate in (0.7, 1.0, 1.5))
+    pairs = ((1.0, 0.5), (1.5, 0.5), (1.5, 1.0))
+    if kind == "ca2fl":
+        weighed, alike = ((1.5, 0.5), (2.0, 1.0), (3.0, 1.0)), ((0.7, 0.0), (1.0, 0.0), (1.5, 0.0))
+        pairs = weighed if CA2FL_WEIGHS else alike
+    return tuple(one(strength, *pair) for strength in (0.3, 0.6) for pair in pairs)
 
 
 @dataclass(frozen=True)
