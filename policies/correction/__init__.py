@@ -12,6 +12,8 @@ from policies.correction.base import (
     Lesson,
     Making,
     Newest,
+    Quality,
+    Signals,
     Taught,
     Tutor,
 )
@@ -35,6 +37,8 @@ __all__ = [
     "Making",
     "Newest",
     "NoCorrection",
+    "Quality",
+    "Signals",
     "StepDistillation",
     "Taught",
     "Tutor",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PositiveFloat
 
 from policies.correction.base import CHECKED, Anchor, Corrected, Lesson, Newest, Tutor, Where
 from policies.correction.stages import Distilling, measured
@@ -48,7 +48,7 @@ class Distillation(Distilling):
         strength: Largest lambda.
         stage: How lambda grows.
         ramp: Updates that this takes; 0 for all of it at once, from the second version.
-        gates: Factors of lambda. `quality`: how far the teacher is from guessing (`Tutor.quality`).
+        gates: Factors of lambda. `quality`: how far the teacher is from guessing (`Quality.sure`).
             `delay`: ``1 - s(d)`` of the staleness policy.
         anchor: What the rest of the loss holds a student to.
         temperature: T.
@@ -64,6 +64,7 @@ class Distillation(Distilling):
     """
 
     kind: Literal["distillation"] = "distillation"
+    rate: PositiveFloat = 0.05
     gates: Annotated[tuple[Gate, ...], AfterValidator(_once)] = ()
     anchor: Anchor = "student"
 
@@ -80,7 +81,9 @@ class Distillation(Distilling):
         return self._lesson().drawn + CHECKED
 
     def _lesson(self) -> Lesson:
-        return self.lesson(fresh=True, anchor=self.anchor)
+        return Lesson(
+            self.temperature, self.steps, self.rate, self.batch, fresh=True, anchor=self.anchor
+        )
 
     def correct(
         self,
@@ -117,7 +120,7 @@ class Distillation(Distilling):
         """Return lambda of each update; 0 for those that are not late."""
         strength = self.at(newest.updates)
         if strength and "quality" in self.gates:
-            strength *= self.taught_by(tutor).quality(newest)
+            strength *= self.taught_by(tutor).quality(newest).sure
         return [
             strength * (1 - c.weight if "delay" in self.gates else 1.0) if c.staleness else 0.0
             for c in batch
