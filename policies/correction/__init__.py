@@ -12,11 +12,13 @@ from policies.correction.base import (
     Lesson,
     Making,
     Newest,
+    Own,
     Taught,
     Tutor,
 )
 from policies.correction.distillation import Distillation
 from policies.correction.none import NoCorrection
+from policies.correction.stages import means
 from policies.correction.step_distillation import StepDistillation
 
 Correction = Annotated[
@@ -35,7 +37,9 @@ __all__ = [
     "Making",
     "Newest",
     "NoCorrection",
+    "Own",
     "StepDistillation",
     "Taught",
     "Tutor",
+    "means",
 ]
