@@ -257,7 +257,7 @@ def test_a_group_is_one_by_one(data: DataSet, model: str) -> None:
     group = [ask(0), ask(1, 1), ask(3)]
     places = [None, (1, 8, 8 + state.size), None]
     payloads, states, receipt = Client(settings, Dealt(data, SHARDS)).train_group(
-        Order(group, [(0,)] * 3, places), [base, held]
+        Order(group, [(0,)] * 3, places, [()] * 3), [base, held]
     )
     alone = [here.train(a, base, s) for a, s in zip(group, (NONE, state, NONE), strict=True)]
     for index, (payload, after) in enumerate(alone):
@@ -277,7 +277,7 @@ def test_a_group_on_two_bases(data: DataSet) -> None:
     here = Client(settings, Dealt(data, SHARDS))
     bases = [initial(settings, data), initial(work(seed=3), data)]
     payloads, _, receipt = here.train_group(
-        Order([ask(0), ask(0)], [(1,), (0,)], [None, None]), bases
+        Order([ask(0), ask(0)], [(1,), (0,)], [None, None], [(), ()]), bases
     )
     for base, (start, stop) in zip(reversed(bases), receipt.places, strict=True):
         assert payloads[start:stop].tobytes() == here.train(ask(0), base, NONE)[0].tobytes()
