@@ -469,6 +469,18 @@ def _tutor_has_inputs(data: DataSettings, correction: CorrectionPolicy) -> Findi
         )
 
 
+def _teacher_is_known(clock: str, correction: CorrectionPolicy) -> Finding:
+    if clock == "wall" and correction.at_client():
+        yield (
+            "method.correction",
+            (
+                f"{correction.kind} at the clients is handed over with the training, and on the "
+                "wall clock that begins before the version is known that teaches. Set clock to "
+                "virtual, or method.correction.proxy to holdout."
+            ),
+        )
+
+
 def _silos_are_the_clients(data: DataSettings, fleet: FleetSettings, hosting: Hosting) -> Finding:
     if not isinstance(data, Silos):
         return
@@ -527,6 +539,7 @@ CHECKS = (
     Check(("data", "evaluate"), _tests_are_there),
     Check(("data", "fleet", "hosting"), _silos_are_the_clients),
     Check(("data", "method.correction"), _tutor_has_inputs),
+    Check(("clock", "method.correction"), _teacher_is_known),
     Check(("data", "model", "fleet", "method.training"), _model_fits),
     Check(("fleet", "faults"), _faults_name_clients),
 )

@@ -20,6 +20,15 @@ CELLS = (
     "fleet.regions={near: {cell: {latency_s: 0.001}}, "
     "far: {cell: {uplink: 1e5, downlink: 1e5, latency_s: 0.2}}}"
 )
+SHORT_STAYS = (
+    (
+        "fleet.profiles={slow: {flops: 2e6, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Mbit/s, downlink: 100 kbit/s, latency_s: 0.05, on_leave: lost}}"
+    ),
+    "fleet.mix=[{profile: slow}]",
+    "fleet.availability={kind: churn, mean_on_s: 3, mean_off_s: 0.3}",
+    "method.downlink={kind: difference, ring: 1 MB}",
+)
 VARIETY = (
     (),
     ("method.aggregation.kind=fedasync",),
@@ -36,9 +45,19 @@ VARIETY = (
     (
         "data={source: digits, train_examples: 240, holdout: 200}",
         "method.correction={kind: distillation, steps: 2, ramp: 10, gates: [delay, quality]}",
+        "server.flops=2e7",
+    ),
+    (
+        (
+            "method.correction={kind: distillation, proxy: client, steps: 2, ramp: 4, "
+            "gates: [delay, quality]}"
+        ),
+        "method.downlink={kind: difference, ring: 1 MB}",
+        "server.flops=2e4",
     ),
     (CELLS, "server.flops=2e5", "method.downlink.kind=difference"),
     (CELLS, "method.aggregation={kind: fedavg, clients_per_round: 3}"),
+    (*SHORT_STAYS, "method.correction={kind: distillation, proxy: client, ramp: 4}"),
     *(
         (
             (
@@ -348,7 +367,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 5"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 6"):
         checkpoint.load(tmp_path)
 
 
