@@ -211,6 +211,8 @@ class Distillation(Distilling):
 
     def own_flops(self, examples: int, forward_flops: float) -> float:
         """Return what the teacher's answers, steps and checks take."""
+        if not self.at_client():
+            return 0.0
         rows, checked = self._own_rows(examples)
         return (self._answers(rows, checked) + self.steps * rows + checked) * forward_flops
 
