@@ -456,7 +456,8 @@ def _tutor_has_inputs(data: DataSettings, correction: CorrectionPolicy) -> Findi
             "method.correction",
             (
                 f"{correction.kind} needs inputs that are no client's, and all examples are in "
-                "the silos. Set method.correction.kind to none."
+                "the silos. Set method.correction.kind to none, or to distillation with proxy "
+                "client."
             ),
         )
     elif rows > data.holdout:
