@@ -11,6 +11,7 @@ from typing import Any, Final
 from actors.cell import Cell
 from actors.identity import join_paths
 from actors.reader import Reader
+from actors.stopwatch import Stopwatch
 from actors.work import Work, packed, unpacked
 from policies.types import Buffer
 from policies.update import ModelSchema
@@ -34,7 +35,7 @@ class CellAggregator(Reader):
     ) -> None:
         join_paths(paths)
         self._cell = Cell(Work.model_validate(work), schema, number)
-        super().__init__(self._cell)
+        super().__init__(self._cell, Stopwatch())
 
     def sum(self, order: bytes) -> tuple[bytes, Buffer]:
         """Sum what a version takes of this cell; see `Cell.sum`.

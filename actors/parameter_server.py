@@ -18,6 +18,7 @@ from actors.pieces import join
 from actors.publisher import Shipment
 from actors.reader import Reader
 from actors.server import Receipt, Snapshot
+from actors.stopwatch import Stopwatch
 from actors.tutor import Public, tutor_for
 from actors.work import Work, packed, unpacked
 from policies.types import Address, Buffer, RunError, Version
@@ -53,8 +54,9 @@ class ParameterServer(Reader):
     ) -> None:
         join_paths(paths)
         told = Work.model_validate(work)
-        self._server = serving(told, schema, initial, place, tutor_for(told, public))
-        super().__init__(self._server)
+        watch = Stopwatch()
+        self._server = serving(told, schema, initial, place, tutor_for(told, public, watch))
+        super().__init__(self._server, watch)
         self._schema = schema
         self._turn = Condition()
         self._deadline_s = deadline_s

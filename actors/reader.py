@@ -31,11 +31,12 @@ class Reader:
 
     Args:
         taker: Admits and discards them.
+        watch: Where its time goes.
     """
 
-    def __init__(self, taker: Taker) -> None:
+    def __init__(self, taker: Taker, watch: Stopwatch) -> None:
         self._taker = taker
-        self._watch = Stopwatch()
+        self._watch = watch
 
     def identity(self) -> Identity:
         """Say who and where this process is."""

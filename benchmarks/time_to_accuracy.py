@@ -20,27 +20,23 @@ The first table is a check by arithmetic: 16 devices of the three kinds, ten syn
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from races import Mean, Race, at, run_all
-from rich.console import Console
+from races import Mean, Race, at, over
+from racing import Study, main
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "papers"))
 
-from cells import IMAGES, TUNING_SEED, Book, Cell, Record, Table, machine, settings, tail
+from cells import TUNING_SEED, Book, Cell, Record, Table, settings, tail
 from pictures import MB, Line, draw, frame, panels, save
 
-HERE: Final = Path(__file__).resolve().parent
 EACH, BUSY, SHARE = 100, 20, 0.95
 SECONDS: Final = 30_000.0
 QUICK_SECONDS: Final = 2_000.0
@@ -454,7 +450,7 @@ def pictures(book: Book, quick: bool, folder: Path) -> list[Path]:
             records = book.done(of_row(fleet, row, quick))
             if not records or label not in METHODS:
                 continue
-            runs = np.array([_over(record, grid) for record in records])
+            runs = np.array([over(record, grid) for record in records])
             colour = METHODS[label].colour
             axis.fill_between(
                 grid, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.13, linewidth=0
@@ -475,107 +471,17 @@ def pictures(book: Book, quick: bool, folder: Path) -> list[Path]:
     return [save(figure, folder / "time-to-accuracy.svg")]
 
 
-def _over(record: Record, grid: Sequence[float]) -> Any:
-    """Return the accuracy in per cent of the newest tested version at each moment."""
-    times, accuracies = np.array(record["curve"]).T
-    newest = np.searchsorted(times, grid, side="right") - 1
-    return 100 * accuracies[np.maximum(newest, 0)]
-
-
 # ------------------------------------------------------------------ the command
 
-
-def main() -> None:
-    """Run what is missing, and show what there is."""
-    arguments = _arguments()
-    suffix = "-quick" if arguments.quick else ""
-    path = arguments.results or HERE / "results" / f"time_to_accuracy{suffix}.jsonl"
-    book = Book(path)
-    began = time.monotonic()
-    spent = 0.0 if arguments.show or arguments.list else _work_off(book, arguments)
-    used = _asked(book, arguments)
-    if arguments.list:
-        for race in used:
-            state = "done" if book.find(race.cell) else "to do"
-            print(f"{race.cell.name} seed {race.cell.seed}: {state}")
-        return
-    if arguments.quick:
-        print("QUICK: no tuning, two seeds and little time; this is no result.\n")
-    made = tables(book, arguments.quick)
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    for table in made:
-        if arguments.markdown:
-            print(f"{table.title}\n\n{table.markdown()}\n")
-        else:
-            console.print(table.rich())
-    records = [r for race in used if (r := book.find(race.cell)) is not None]
-    failed = [
-        f"Failed: {r['cell']} seed {r['seed']}: {r['failed']}" for r in records if r["failed"]
-    ]
-    hours = sum(record["cpu_s"] for record in records) / 3600
-    print(
-        "Means (95 % interval by Student's t). Faster: geometric mean of the seeds' own ratios.",
-        *failed,
-        f"{len(records)} of {len(used)} cells, {hours:.2f} CPU hours; {spent / 3600:.2f} now, "
-        f"{(time.monotonic() - began) / 60:.1f} min.",
-        machine(),
-        sep="\n",
-    )
-    if arguments.json:
-        arguments.json.write_text(_json(arguments.quick, made, records), encoding="utf-8")
-    if arguments.pictures:
-        arguments.images.mkdir(parents=True, exist_ok=True)
-        for file in pictures(book, arguments.quick, arguments.images):
-            print(f"wrote {file}")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="under two minutes; no result")
-    parser.add_argument("--processes", type=int, default=2, help="cells at a time")
-    parser.add_argument("--budget-hours", type=float, default=math.inf, help="CPU hours at most")
-    parser.add_argument("--only", default="", help="only cells whose name holds this")
-    parser.add_argument("--list", action="store_true", help="name the cells, run nothing")
-    parser.add_argument("--show", action="store_true", help="show what there is, run nothing")
-    parser.add_argument("--results", type=Path, help="another file of results")
-    parser.add_argument("--root", help="folder of Fashion-MNIST, if not in its usual place")
-    parser.add_argument("--json", type=Path, help="also write tables and results to this file")
-    parser.add_argument("--markdown", action="store_true", help="tables as in docs/results.md")
-    parser.add_argument("--pictures", action="store_true", help="also draw the picture")
-    parser.add_argument("--images", type=Path, default=IMAGES, help="where the picture goes")
-    return parser.parse_args()
-
-
-def _asked(book: Book, arguments: argparse.Namespace) -> list[Race]:
-    return [r for r in plan(book, arguments.quick) if arguments.only in r.cell.name]
-
-
-def _work_off(book: Book, arguments: argparse.Namespace) -> float:
-    """Run the cells that are missing, until none is left or the budget is; return CPU seconds."""
-    budget_s, spent = 3600 * arguments.budget_hours, 0.0
-    while spent < budget_s:
-        missing = {
-            race.cell.key(): race
-            for race in _asked(book, arguments)
-            if book.find(race.cell) is None
-        }  # a cell may stand in two rows
-        if not missing:
-            return spent
-        spent += run_all(
-            list(missing.values()),
-            book,
-            processes=arguments.processes,
-            root=arguments.root,
-            budget_s=budget_s - spent,
-        )
-    print(f"the budget of {arguments.budget_hours:g} CPU hours is used up")
-    return spent
-
-
-def _json(quick: bool, made: Iterable[Table], records: Sequence[Record]) -> str:
-    shown = [{"title": t.title, "columns": t.columns, "rows": t.rows} for t in made]
-    return json.dumps({"quick": quick, "tables": shown, "records": records}, indent=2) + "\n"
-
+STUDY: Final = Study(
+    name="time_to_accuracy",
+    about=(__doc__ or "").splitlines()[0],
+    plan=plan,
+    tables=tables,
+    pictures=pictures,
+    quick="QUICK: no tuning, two seeds and little time; this is no result.",
+    note="Means (95 % interval by Student's t). Faster: geometric mean of the seeds' own ratios.",
+)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY)

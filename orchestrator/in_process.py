@@ -54,7 +54,7 @@ class InProcessRuntime:
         self._most = MOST_IN_GROUP if self._client.has_cohorts else 1
         self._first = first_version(work, holdings.shape)
         schema, message, _ = self._first
-        tutor = tutor_for(work, public_of(work, holdings))
+        tutor = tutor_for(work, public_of(work, holdings), self._watch)
         self._server: Server | PartServers | CelledServer
         if cells is not None:
             self._server = CelledServer(work, schema, message, cells, tutor)

@@ -133,7 +133,7 @@ class Cell:
             root: Folder of Fashion-MNIST, where it is not in its usual place.
         """
         whole = {"name": self.name.replace("/", " "), "seed": self.seed, **self.settings}
-        if root is not None:
+        if root is not None and whole["data"]["source"] == "fashion-mnist":
             whole["data"] = whole["data"] | {"root": root}
         return Document.parse(json.dumps(whole), self.name).validate(Experiment, CHECKS)
 
