@@ -158,7 +158,7 @@ class Client:
             return weights, ()
         x, y = self._examples_of(*assignment.address)
         examples = Examples(x.numpy(), y.numpy())
-        with self.watch("correct"):
+        with self.watch("correct late updates"):
             return self._corrector.correct(
                 assignment, weights, start.base, (newest.base, newest.buffers), examples
             )
