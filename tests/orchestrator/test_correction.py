@@ -359,6 +359,28 @@ def test_its_time_and_energy_by_hand(small: Any, ran: Any) -> None:
         assert row["energy_j"] == pytest.approx(radio_s + 3 * busy_s)
 
 
+def test_its_draws_are_its_own(small: Any, ran: Any) -> None:
+    """The jitter of a lesson is not that of the training before it."""
+    jitter = "fleet.jitter={kind: lognormal, sigma: 1}"
+    result = ran(small(OWN, *EVEN, jitter, "server.profile=instant"))
+    plan, begun = result.engine.plan, only(result.of("dispatched"))
+    factors = []
+    for name, row in only(result.of("arrived")).items():
+        if name not in (fetched := only(result.of("fetched"))):
+            continue
+        down_s, again_s = (
+            0.05 + 8 * sent[name]["downlink_bytes"] / 1e5 for sent in (begun, fetched)
+        )
+        train_s = fetched[name]["time_s"] - begun[name]["time_s"] - down_s
+        up_s = 0.05 + 8 * row["uplink_bytes"] / 1e6
+        lesson_s = row["time_s"] - fetched[name]["time_s"] - again_s - up_s
+        examples = int(plan.examples[name[0]])
+        flops = plan.method.correction.own_flops(examples, plan.forward_flops)
+        factors.append((train_s / (3 * examples * plan.forward_flops), lesson_s / flops))
+    assert len(factors) > 4
+    assert all(one != pytest.approx(other, rel=0.01) for one, other in factors)
+
+
 def test_the_server_takes_no_time_for_it(small: Any, ran: Any) -> None:
     """The first version appears as late as without any correction."""
     slow = ("server.flops=1e6", "stop.versions=2")
@@ -398,10 +420,11 @@ def test_rollbacks_on_the_way(small: Any, build: Any, ended: Any) -> None:
     count = iter(range(10**6))
 
     def at_times(engine: Any) -> None:
-        if next(count) in {80, 120}:
+        if next(count) in {80, 200}:
             engine.rollback()
 
-    made = small(OWN, *EVEN, "stop.versions=40", "evaluate.every_versions=2")
+    ring = "method.downlink={kind: difference}"
+    made = small(OWN, *EVEN, ring, "stop.versions=40", "evaluate.every_versions=2")
     engine = build(made, between_events=at_times)
     engine.begin()
     engine.run()
