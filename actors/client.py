@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from actors import faults
+from actors.corrector import Corrector
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Score, score
-from actors.learning.holdings import Description, Holdings
+from actors.learning.holdings import Description, Examples, Holdings
 from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
-from actors.work import Assignment, GroupReceipt, Order, Work, packed, unpacked
+from actors.work import Assignment, Figures, GroupReceipt, Order, Work, packed, unpacked
 from policies.training import Member, Task, Trained
 from policies.training.chain_torch import aligned
 from policies.types import Buffer, Vector, stream, stream_seed
@@ -39,7 +40,7 @@ _NOTHING: Buffer = np.empty(0, dtype=np.uint8)
 
 
 class _Start(NamedTuple):
-    """What training starts from: the base, its buffers, and 1 where a parameter may move."""
+    """A version as clients need it: values, buffers, and 1 where a parameter may move."""
 
     base: Base
     buffers: Vector
@@ -58,6 +59,7 @@ class Client:
         self._work = work
         self._holdings = holdings
         self._model = work.build(holdings.shape)
+        self._corrector = Corrector(work, holdings.shape)
         self._bases = Bases(self._model.schema)
         self._layout = StateLayout(work.method.uplink.start(self._model.schema))
         self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
@@ -74,13 +76,16 @@ class Client:
         """Whether clients train side by side, and not one after the other."""
         return self._work.method.training.cohorts(self._model)
 
-    def train(self, assignment: Assignment, base: Handed, state: Buffer) -> tuple[Buffer, Buffer]:
+    def train(
+        self, assignment: Assignment, base: Handed, state: Buffer, teacher: Handed | None = None
+    ) -> tuple[Buffer, Buffer]:
         """Train one assignment.
 
         Args:
             assignment: What is asked for.
             base: The base version.
             state: The client's state, packed; empty before its first update.
+            teacher: The version that corrects the update; None if nothing does.
 
         Returns:
             The payload, and the state that becomes current if the payload is accepted. The same
@@ -88,7 +93,9 @@ class Client:
         """
         with self.watch("read the base"):
             start = self._start(base)
+            newest = None if teacher is None else self._start(teacher, alone=False)
         ((weights, trained),) = self._train([assignment], [start])
+        weights, _ = self._corrected(assignment, start, newest, weights)
         with self.watch("compress and encode"):
             return self._written(assignment, start, weights, trained, state)
 
@@ -142,6 +149,19 @@ class Client:
         rng = stream(self._work.seed, "batches", client, number)
         drill = _drill(assignment.fault)
         return Member(x, y, Task(rng, assignment.base.number, start.flags, drill))
+
+    def _corrected(
+        self, assignment: Assignment, start: _Start, newest: _Start | None, weights: Vector
+    ) -> tuple[Vector, Figures]:
+        """Return an update's weights after the client's own correction, and what it measured."""
+        if newest is None:
+            return weights, ()
+        x, y = self._examples_of(*assignment.address)
+        examples = Examples(x.numpy(), y.numpy())
+        with self.watch("correct late updates"):
+            return self._corrector.correct(
+                assignment, weights, start.base, (newest.base, newest.buffers), examples
+            )
 
     def _written(
         self,
@@ -217,9 +237,10 @@ class Client:
         states: list[Buffer] = []
         places: list[tuple[int, int]] = []
         durations: list[float] = []
+        figures: list[Figures] = []
         cpu, at = time.process_time(), 0
-        group, base_at, state_at = order
-        distinct = dict.fromkeys(base_at)
+        group, base_at, state_at, teacher_at = order
+        distinct = dict.fromkeys(filter(None, (*base_at, *teacher_at)))
         with self.watch("read the base"):
             starts = {
                 places: self._start([buffers[place] for place in places], alone=len(distinct) == 1)
@@ -230,11 +251,14 @@ class Client:
             members = group[cohort]
             bases = [starts[base] for base in base_at[cohort]]
             trained = self._train(members, bases)
-            rows = zip(members, bases, state_at[cohort], trained, strict=True)
-            for assignment, start, place, result in rows:
+            newest = [starts.get(teacher) for teacher in teacher_at[cohort]]
+            rows = zip(members, bases, newest, state_at[cohort], trained, strict=True)
+            for assignment, start, teacher, place, (trained_to, result) in rows:
+                weights, found = self._corrected(assignment, start, teacher, trained_to)
+                figures.append(found)
                 state = _NOTHING if place is None else buffers[place[0]][place[1] : place[2]]
                 with self.watch("compress and encode"):
-                    payload, after = self._written(assignment, start, *result, state)
+                    payload, after = self._written(assignment, start, weights, result, state)
                 padding = np.zeros(-payload.size % ALIGNMENT, dtype=np.uint8)
                 pieces += (payload, padding)
                 places.append((at, at + payload.size))
@@ -242,7 +266,8 @@ class Client:
                 states.append(after)
             took = time.perf_counter() - began
             durations += [took / len(members)] * len(members)
-        receipt = GroupReceipt(tuple(places), tuple(durations), time.process_time() - cpu)
+        spent = time.process_time() - cpu
+        receipt = GroupReceipt(tuple(places), tuple(durations), spent, tuple(figures))
         with self.watch("gather payloads"):
             return np.concatenate(pieces), np.concatenate(states), receipt
 

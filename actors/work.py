@@ -51,6 +51,10 @@ class Work(Settings):
             return FlatModel(module)
 
 
+Figures = tuple[tuple[str, float], ...]
+"""What was measured of an update, by name."""
+
+
 class Assignment(NamedTuple):
     """Asks a client for one update.
 
@@ -58,11 +62,14 @@ class Assignment(NamedTuple):
         address: Names the update; asking again for the same address gives the same bytes.
         base: The version to train from.
         fault: A planned fault to act out, for drills; empty for none.
+        strength: How strongly the client is to correct it, by the version that it is sent for
+            that; 0 not at all.
     """
 
     address: Address
     base: Version
     fault: str = ""
+    strength: float = 0.0
 
 
 class Order(NamedTuple):
@@ -73,11 +80,14 @@ class Order(NamedTuple):
         base_at: For each, which of the buffers that come with it make up its base, in order.
         state_at: For each, which of them holds its state, and from where to where; None before a
             client's first update.
+        teacher_at: For each, which of them make up the version that corrects it; none if nothing
+            does.
     """
 
     group: Sequence[Assignment]
     base_at: Sequence[tuple[int, ...]]
     state_at: Sequence[tuple[int, int, int] | None]
+    teacher_at: Sequence[tuple[int, ...]]
 
 
 class GroupReceipt(NamedTuple):
@@ -87,11 +97,13 @@ class GroupReceipt(NamedTuple):
         places: From where to where each payload lies.
         durations_s: Wall seconds of each.
         cpu_s: CPU seconds of all.
+        figures: What each client measured of its update, by name.
     """
 
     places: tuple[tuple[int, int], ...]
     durations_s: tuple[float, ...]
     cpu_s: float
+    figures: tuple[Figures, ...] = ()
 
 
 def packed(value: Any) -> bytes:

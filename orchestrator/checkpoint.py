@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from actors.intake import Committed, Delivery
 from actors.learning.evaluation_torch import Evaluation
 from actors.publisher import Shipment
 from actors.server import Receipt, Snapshot
+from actors.work import Figures
 from orchestrator import state_files
 from orchestrator.books import (
     Ledger,
@@ -43,7 +44,7 @@ from policies.guards import StopReason
 from policies.selection import Past
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Download": Download,
     "Compute": Compute,
@@ -56,8 +57,9 @@ _SELECTION: Final = "selection/"
 _PAST: Final = "past/"
 _PLAIN: Final = (
     "at", "trained_s", "device_s", "energy_j", "payload_bytes", "uplink_bytes", "accepted",
+    "strength",
 )  # fmt: skip
-"""Fields of a flight that are plain values, in their order."""
+"""Fields of a flight that are plain values."""
 _COUNTS: Final = ("flying", "selections", "points", "in_vain", "ended_s")
 """Fields of the engine's state that are plain numbers."""
 
@@ -211,7 +213,7 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         "last_evaluation": [last[0], asdict(replace(last[1], by_owner=()))] if last else None,
         "exams": engine.examiner.dump(),
         "gathering": [astuple(gathering) for gathering in state.gathering.values()],
-        "receipts": [(v, _receipt(p.result())) for v, p in state.receipts.items()],
+        "receipts": [(v, asdict(p.result())) for v, p in state.receipts.items()],
         "versions": [
             (v, users, published, v == newest, blobs.save(f"version/{v.number}", handle))
             for v, users, published, handle in state.versions.items()
@@ -224,16 +226,6 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
 
 def _key(place: Place) -> tuple[int, int, int]:
     return id(place.handle), place.start, place.stop
-
-
-def _receipt(receipt: Receipt) -> dict[str, Any]:
-    data = asdict(receipt)
-    data["committed"] = [(c.address, c.staleness, c.weight) for c in receipt.committed]
-    data["gathered"] = [
-        (*cell[:-1], [(c.address, c.staleness, c.weight) for c in cell.committed])
-        for cell in receipt.gathered
-    ]
-    return data
 
 
 def _flight(
@@ -253,6 +245,8 @@ def _flight(
         "state": state,
         "stages": [[type(s).__name__, asdict(s)] for s in flight.stages],
         "held": flight.held,
+        "teacher": flight.teacher,
+        "corrected": flight.corrected,
         "density": flight.density,
         "legs": flight.legs,
         **{name: getattr(flight, name) for name in _PLAIN},
@@ -370,11 +364,13 @@ class _Reader:
                 Address(*row["address"]),
                 Version(*row["base"]),
                 self._state_of(row),
-                Version(*row["held"]) if row["held"] else None,
+                _version(row["held"]),
                 row["density"],
                 tuple(_STAGES[name](**values) for name, values in row["stages"]),
                 tuple(_leg(*leg) for leg in row["legs"]),
-                *(row[name] for name in _PLAIN),
+                teacher=_version(row["teacher"]),
+                corrected=_figures(row["corrected"]),
+                **{name: row[name] for name in _PLAIN},
             )
             engine.state.flights[flight.address] = flight
             if row["payload"]:
@@ -389,6 +385,14 @@ class _Reader:
         flight.finished = Finished(None, self._place(name))
 
 
+def _version(row: Sequence[int] | None) -> Version | None:
+    return Version(*row) if row else None
+
+
+def _figures(rows: Iterable[Sequence[Any]]) -> Figures:
+    return tuple((name, value) for name, value in rows)
+
+
 def _published(whole: list[Any], nonzeros: int) -> Published:
     return Published(Shipment(*whole), nonzeros)
 
@@ -399,12 +403,11 @@ def _leg(begin_s: float, end_s: float, busy_s: float, done: float, lost: str) ->
 
 def _read_receipt(data: dict[str, Any]) -> Receipt:
     committed = _read_committed(data["committed"])
-    measures = tuple((name, value) for name, value in data["measures"])
     typed = {
         "version": Version(*data["version"]),
         "committed": committed,
         "whole": Shipment(*data["whole"]),
-        "measures": measures,
+        "measures": _figures(data["measures"]),
         "spread": data["spread"] and Shipment(*data["spread"]),
         "gathered": tuple(_read_gathered(*row) for row in data["gathered"]),
     }
@@ -412,7 +415,10 @@ def _read_receipt(data: dict[str, Any]) -> Receipt:
 
 
 def _read_committed(rows: Sequence[Sequence[Any]]) -> tuple[Committed, ...]:
-    return tuple(Committed(Address(*address), late, weight) for address, late, weight in rows)
+    return tuple(
+        Committed(Address(*address), late, weight, _figures(corrected))
+        for address, late, weight, corrected in rows
+    )
 
 
 def _read_gathered(*row: Any) -> Gathered:

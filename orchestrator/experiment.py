@@ -456,7 +456,8 @@ def _tutor_has_inputs(data: DataSettings, correction: CorrectionPolicy) -> Findi
             "method.correction",
             (
                 f"{correction.kind} needs inputs that are no client's, and all examples are in "
-                "the silos. Set method.correction.kind to none."
+                "the silos. Set method.correction.kind to none, or to distillation with proxy "
+                "client."
             ),
         )
     elif rows > data.holdout:
@@ -465,6 +466,18 @@ def _tutor_has_inputs(data: DataSettings, correction: CorrectionPolicy) -> Findi
             (
                 f"must be at least {rows} for method.correction {correction.kind}, whose inputs "
                 f"are no client's, got {data.holdout}. Raise it."
+            ),
+        )
+
+
+def _teacher_is_known(clock: str, correction: CorrectionPolicy) -> Finding:
+    if clock == "wall" and correction.at_client():
+        yield (
+            "method.correction",
+            (
+                f"{correction.kind} at the clients is handed over with the training, and on the "
+                "wall clock that begins before the version is known that teaches. Set clock to "
+                "virtual, or method.correction.proxy to holdout."
             ),
         )
 
@@ -527,6 +540,7 @@ CHECKS = (
     Check(("data", "evaluate"), _tests_are_there),
     Check(("data", "fleet", "hosting"), _silos_are_the_clients),
     Check(("data", "method.correction"), _tutor_has_inputs),
+    Check(("clock", "method.correction"), _teacher_is_known),
     Check(("data", "model", "fleet", "method.training"), _model_fits),
     Check(("fleet", "faults"), _faults_name_clients),
 )

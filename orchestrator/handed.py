@@ -89,9 +89,13 @@ def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:
             handles.append(handle)
         return places[id(handle)]
 
+    def whole(version: Handle | None) -> tuple[int, ...]:
+        return () if version is None else tuple(map(at, pieces(version)))
+
     order = Order(
         [task.job.assignment for task in tasks],
-        [tuple(map(at, pieces(task.job.base))) for task in tasks],
+        [whole(task.job.base) for task in tasks],
         [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
+        [whole(task.job.teacher) for task in tasks],
     )
     return order, handles

@@ -106,7 +106,8 @@ class InProcessRuntime:
             with self._watch("read payloads"):
                 admission = self._server.admit(delivery, payloads[start:stop])
             state = Place(states, index * size, (index + 1) * size) if size else None
-            task.result = Finished(admission, Place(payloads, start, stop), state)
+            figures = receipt.figures[index]
+            task.result = Finished(admission, Place(payloads, start, stop), state, figures)
 
     def pump(self, timeout_s: float) -> None:
         """Let the time pass: nothing goes on meanwhile."""

@@ -12,6 +12,7 @@ from actors.cell import Gathered
 from actors.intake import Admission, Committed
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.publisher import Shipment
+from actors.work import Figures
 from orchestrator.clock import Clock
 from orchestrator.examiner import Test
 from orchestrator.log import Log
@@ -40,6 +41,34 @@ class Journal:
             held_version=None if held is None else held.number,
             downlink_bytes=shipment.bytes,
             downlink_entropy_bytes=shipment.entropy_bytes,
+        )
+
+    def fetched(self, flight: Flight, teacher: Version, shipment: Shipment) -> None:
+        """A client that has trained is sent the version that it corrects its update by."""
+        held = flight.held
+        self._write(
+            "fetched",
+            client=flight.address.client,
+            number=flight.address.number,
+            version=teacher.number,
+            lineage=teacher.lineage,
+            base_version=flight.base.number,
+            staleness=teacher.number - flight.base.number,
+            held_version=None if held is None else held.number,
+            downlink_bytes=shipment.bytes,
+            downlink_entropy_bytes=shipment.entropy_bytes,
+        )
+
+    def uncorrected(self, flight: Flight, examples: int) -> None:
+        """A client has too few examples to correct its update."""
+        self._write(
+            "uncorrected",
+            client=flight.address.client,
+            number=flight.address.number,
+            lineage=flight.base.lineage,
+            base_version=flight.base.number,
+            examples=examples,
+            detail="too few examples",
         )
 
     def arrived(
@@ -128,9 +157,9 @@ class Journal:
             weight=entry.weight,
         )
 
-    def corrected(self, entry: Committed, version: Version) -> None:
+    def corrected(self, entry: Committed, version: Version, figures: Figures) -> None:
         """An update was corrected before it became part of a version."""
-        for name, value in entry.corrected:
+        for name, value in figures:
             self._write(
                 "corrected",
                 client=entry.address.client,

@@ -16,6 +16,8 @@ import pandas as pd
 
 OUTCOMES: Final = ("accepted", "rejected", "superseded", "lost")
 FILE: Final = "clients.parquet"
+SENT: Final = ("dispatched", "fetched", "tested")
+"""Kinds of events with which a client is sent a version."""
 
 
 def ended(events: pd.DataFrame) -> pd.DataFrame:
@@ -70,8 +72,8 @@ def table(events: pd.DataFrame, about: Mapping[str, Any], *, span_s: float) -> p
     clients["share"] = clients["committed"] / max(len(taken), 1)
     clients["staleness"] = taken.groupby("client")["staleness"].mean()
     clients["cycle_s"] = by_client["cycle_s"].mean()
-    sent = asked.groupby("client")["downlink_bytes"].sum()
-    clients["downlink_bytes"] = sent.add(of_tests["downlink_bytes"].sum(), fill_value=0)
+    sent = events[events["kind"].isin(SENT)].astype({"client": "int64"})
+    clients["downlink_bytes"] = sent.groupby("client")["downlink_bytes"].sum()
     for name in ("uplink_bytes", "device_s", "energy_j"):
         clients[name] = by_client[name].sum().add(of_tests[name].sum(), fill_value=0)
     counted = ["asked", *OUTCOMES, "committed", "share", "downlink_bytes"]

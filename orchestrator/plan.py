@@ -10,11 +10,12 @@ import numpy as np
 
 from actors.learning.examples import DataShape
 from actors.learning.holdings import Sizes
+from actors.work import Figures
 from orchestrator.examiner import Task
 from orchestrator.experiment import Experiment
 from orchestrator.fleet import ServerSettings
 from orchestrator.runtime import Finished, Pending, Place
-from orchestrator.stages import Download, Stage
+from orchestrator.stages import Compute, Download, Stage
 from orchestrator.timetable import Leg
 from policies.guards import Quarantine, Stop
 from policies.method import Method
@@ -89,7 +90,7 @@ class Flight:
 
     Attributes:
         state: What the client trains with; None before its first update.
-        held: What the client had before this base was sent.
+        held: What the client had before it was sent the version that it was sent last.
         density: Share of the base's parameters that are not zero.
         stages: Its process.
         legs: When each stage begins and ends, as far as known; of an upload, the shortest.
@@ -100,6 +101,9 @@ class Flight:
         payload_bytes: Length of its payload, once that is known.
         uplink_bytes: Bytes that it has sent.
         accepted: Whether it waits for its version.
+        teacher: The version that the client corrects its update by; None if it does not.
+        strength: How strongly.
+        corrected: What the client measured of that, by name, once it has arrived.
         finished: What came of the job, once that is known.
         job: The job itself; not part of a checkpoint.
     """
@@ -118,6 +122,9 @@ class Flight:
     payload_bytes: int | None = None
     uplink_bytes: int = 0
     accepted: bool = False
+    teacher: Version | None = None
+    strength: float = 0.0
+    corrected: Figures = ()
     finished: Finished | None = None
     job: Pending[Finished] | None = None
 
@@ -125,6 +132,11 @@ class Flight:
     def doomed(self) -> bool:
         """Whether its client is known to be lost before its work is done."""
         return bool(self.legs[-1].lost)
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training has ended."""
+        return any(isinstance(stage, Compute) for stage in self.stages[: self.at])
 
     @property
     def bytes(self) -> int:

@@ -16,7 +16,7 @@ from actors.learning.holdings import Description
 from actors.publisher import Shipment
 from actors.server import Receipt, Snapshot
 from actors.stopwatch import Usage
-from actors.work import Assignment
+from actors.work import Assignment, Figures
 from policies.types import Address, Buffer, Version
 from policies.update import ModelSchema
 
@@ -44,12 +44,14 @@ class Job(NamedTuple):
         base: The base version's message.
         state: The client's state; None before its first update.
         due_s: When the run will want the result, in its own time: earlier ones train first.
+        teacher: The message of the version that corrects the update; None if nothing does.
     """
 
     assignment: Assignment
     base: Handle
     state: Place | None
     due_s: float
+    teacher: Handle | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -80,11 +82,13 @@ class Finished(NamedTuple):
         admission: The server's verdict and figures; None if the job was lost.
         payload: The payload.
         state: The client's next state; None where the method keeps none.
+        figures: What the client measured of its update, by name.
     """
 
     admission: Admission | None
     payload: Place | None = None
     state: Place | None = None
+    figures: Figures = ()
 
 
 class First(NamedTuple):

@@ -8,6 +8,12 @@ another tuple, not another engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.fleet import TRAINING
+
+CORRECTING: Final = "correcting"
+"""The purpose of a client's work on an update that it has trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +25,14 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """The client's device does `flops` of work; what it computes is known afterwards."""
+    """The client's device does `flops` of work; what it computes is known afterwards.
+
+    Attributes:
+        purpose: What it is for; two purposes share no draws.
+    """
 
     flops: float
+    purpose: str = TRAINING
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +48,11 @@ Stage = Download | Compute | Upload
 def plain_training(model_bytes: int, flops: float, least_bytes: int) -> tuple[Stage, ...]:
     """Receive a version, train on it, send the update."""
     return Download(model_bytes), Compute(flops), Upload(least_bytes)
+
+
+def corrected(
+    stages: tuple[Stage, ...], at: int, model_bytes: int, flops: float
+) -> tuple[Stage, ...]:
+    """Receive another version and correct the update by it, before the stage `at`."""
+    extra = Download(model_bytes), Compute(flops, CORRECTING)
+    return (*stages[:at], *extra, *stages[at:])

@@ -2,7 +2,8 @@
 
 An assignment is under way for one leg a stage: down, at work, up. What a leg takes says the fleet;
 what ends it early says the client, which may go away or give up. On the virtual clock all legs are
-known when the assignment is given, the last one as if the payload were as small as can be.
+known when the assignment is given, the last one as if the payload were as small as can be; those of
+a correction at the client, and what follows, are when its training ends.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Timetable:
             address: Of the assignment.
             stage: Of the leg.
             begin_s: When it begins.
-            density: Share of the base version's parameters that are not zero.
+            density: Share of the parameters that are not zero in the version that it is about.
         """
         if not self._delays:
             return Leg(begin_s, begin_s, 0.0)
@@ -77,10 +78,11 @@ class Timetable:
                 client, begin_s, partial(self._fleet.download, client, begin_s, stage.bytes)
             )
         if isinstance(stage, Compute):
-            share = self._fleet.drops_out_at(client, number)
+            training = stage.purpose == TRAINING
+            share = self._fleet.drops_out_at(client, number) if training else None
             if share is not None:
                 return self._given_up(address, share, stage.flops, begin_s, density)
-            return self.work(address, begin_s, stage.flops, density)
+            return self.work(address, begin_s, stage.flops, density, purpose=stage.purpose)
         return self.upload(address, begin_s, stage.least_bytes)
 
     def work(

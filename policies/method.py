@@ -114,7 +114,8 @@ def correction_misfits(
         yield (
             f"{correction.kind} corrects every update by itself, and the uplink {uplink.kind} "
             f"sends {uplink.sends()}: a corrected vote is no vote any more. Take "
-            "method.correction.kind step-distillation, which corrects what votes come to."
+            "method.correction.kind step-distillation, which corrects what votes come to, or proxy "
+            "client: then votes are cast afterwards."
         )
     if correction.weighs_delay() and isinstance(staleness, Constant):
         yield (

@@ -10,6 +10,7 @@ import numpy as np
 from actors.publisher import Shipment
 from orchestrator.books import Asked, Event, Kind, Present
 from orchestrator.engine.context import Context
+from orchestrator.engine.sending import Sending
 from orchestrator.engine.travelling import Travelling
 from orchestrator.plan import Flight, Round
 from orchestrator.stages import plain_training
@@ -20,15 +21,14 @@ from policies.types import Address, Arrays, Version, stream
 class Asking:
     """Chooses clients and sends them off with the newest published version."""
 
-    def __init__(self, context: Context, travelling: Travelling) -> None:
+    def __init__(self, context: Context, sending: Sending, travelling: Travelling) -> None:
         self._state = context.state
+        self._sending = sending
         self._travelling = travelling
         self._plan = context.plan
         self._pacing = context.pacing
-        self._schema = context.schema
         self._least_bytes = context.plan.method.least_bytes(context.schema)
         self._fleet = context.fleet
-        self._runtime = context.runtime
         self._clock = context.clock
         self._turns = context.turns
         self._timetable = context.timetable
@@ -47,7 +47,7 @@ class Asking:
             return  # a rollback is about to be published, and would supersede the work
         chosen, short, memory = self._choose(event.number)
         try:
-            shipments = self._quotes(chosen)
+            shipments = self._sending.quotes(chosen)
         except BaseException:  # nothing has changed yet: a checkpoint has this event still
             self._turns.push(event)
             raise
@@ -89,29 +89,16 @@ class Asking:
             return self._plan.method.concurrency - state.flying
         return 0 if state.round.open or state.receipts else self._pacing.cohort
 
-    def _quotes(self, clients: Sequence[int]) -> list[Shipment]:
-        """Return what it takes to bring clients to the newest version from what they hold."""
-        versions, held = self._state.versions, self._state.held
-        newest = versions.newest
-        if not (clients and self._plan.method.downlink.ring_bytes()):  # the same for everyone
-            return [versions.published(newest).whole] * len(clients)
-        return self._runtime.quote([held.get(client) for client in clients], newest)
-
     def _dispatch(self, client: int, shipment: Shipment) -> None:
         state = self._state
         address = state.roster.dispatch(client)
         if state.past is not None:
             state.past.was_asked(client, state.selections - 1)
-        base = state.versions.newest
-        state.versions.hold(base)
-        held = state.held.get(client)
-        state.held[client] = base
+        base, held = self._sending.send(client, shipment)
         flight = self._flight(address, base, held, shipment)
         state.flights[address] = flight
         state.flying += 1
         state.ledger.dispatched += 1
-        state.ledger.downlink_bytes += shipment.bytes
-        state.ledger.downlink_entropy_bytes += shipment.entropy_bytes
         self._journal.dispatched(address, base, held, shipment)
         self._travelling.begin(flight)
 
@@ -123,7 +110,7 @@ class Asking:
         examples = int(plan.examples[address.client])
         flops = plan.method.training.flops(examples, plan.forward_flops)
         stages = plain_training(shipment.bytes, flops, self._least_bytes)
-        density = state.versions.published(base).nonzeros / max(self._schema.parameters, 1)
+        density = self._sending.density(base)
         legs = self._timetable.legs(address, stages, self._clock.now_s(), density)
         trained = state.client_states.current(address.client)
         return Flight(address, base, trained, held, density, stages, legs)

@@ -18,10 +18,12 @@ from orchestrator.clock import Clock
 from orchestrator.engine.asking import Asking
 from orchestrator.engine.commands import Commands, Control
 from orchestrator.engine.context import Context
+from orchestrator.engine.correcting import Correcting
 from orchestrator.engine.figures import status
 from orchestrator.engine.gathering import Gatherer
 from orchestrator.engine.looking import Looking
 from orchestrator.engine.making import Making
+from orchestrator.engine.sending import Sending
 from orchestrator.engine.state import State
 from orchestrator.engine.taking import Taking
 from orchestrator.engine.travelling import Travelling
@@ -104,8 +106,9 @@ class Engine:
             state=self.state,
         )
         self.examiner = Examiner(plan.examination, fleet, context.timetable, runtime)
-        self._travelling = Travelling(context)
-        self._asking = Asking(context, self._travelling)
+        sending = Sending(context)
+        self._travelling = Travelling(context, Correcting(context, sending))
+        self._asking = Asking(context, sending, self._travelling)
         self._looking = Looking(context, self.examiner, observers)
         numbers = fleet.cell_numbers
         gatherer = None if numbers is None else Gatherer(context, numbers)

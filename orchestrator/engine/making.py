@@ -14,6 +14,7 @@ from orchestrator.engine.context import Context
 from orchestrator.engine.gathering import Gatherer
 from orchestrator.engine.looking import Looking
 from orchestrator.runtime import Handle, Pending
+from policies.correction import means
 from policies.passes import nonzeros
 from policies.types import Address, Outcome, Reason, Verdict, Version
 
@@ -145,18 +146,22 @@ class Making:
         state, version = self._state, event.version
         receipt = state.receipts[version].result()
         del state.receipts[version]
+        by_clients = []  # figures of what these have corrected themselves
         for entry in receipt.committed:
             flight = state.flights.pop(entry.address)
+            by_clients += [dict(flight.corrected)] * bool(flight.corrected)
             state.client_states.commit(entry.address)
             state.ledger.committed += 1
             state.ledger.staleness_sum += entry.staleness
             if state.past is not None:
                 state.past.is_in(entry.address.client, entry.staleness)
             self._journal.committed(entry, version, flight.base)
-            self._journal.corrected(entry, version)
+            self._journal.corrected(entry, version, entry.corrected or flight.corrected)
         state.versions.publish(version, Published(receipt.whole, receipt.nonzeros))
         self._journal.published(version, receipt.nonzeros, receipt.hash)
-        for name, value in receipt.measures:
+        of_corrections = means(by_clients, len(receipt.committed))
+        measures = tuple(sorted({**dict(receipt.measures), **of_corrections}.items()))
+        for name, value in measures:
             self._journal.measured(version, name, value)
-        self._looking.published(version, receipt.measures)
+        self._looking.published(version, measures)
         self._asking.ask()

@@ -40,6 +40,7 @@ class Taking:
         if flight.payload_bytes is not None:
             self._travelling.charge(flight)
         state.in_vain = 0
+        flight.corrected = finished.figures
         self._land(flight)
         verdict = self._verdict(flight, finished)
         self._note_arrival(flight, finished, verdict)
@@ -154,6 +155,8 @@ class Taking:
             state.round.members -= 1
         state.roster.release(flight.address.client)
         state.versions.release(flight.base)
+        if flight.teacher is not None:
+            state.versions.release(flight.teacher)
         state.ledger.device_s += flight.device_s
         state.ledger.energy_j += flight.energy_j
 

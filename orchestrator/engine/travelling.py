@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.work import Assignment
 from orchestrator.books import Event, Kind
 from orchestrator.engine.context import Context
+from orchestrator.engine.correcting import Correcting
 from orchestrator.plan import Flight
 from orchestrator.runtime import Finished, Job
 from orchestrator.stages import Compute, Download, Upload
@@ -14,8 +15,9 @@ from policies.types import RunError
 class Travelling:
     """Brings assignments from stage to stage, until they arrive or their client is lost."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, correcting: Correcting) -> None:
         self._state = context.state
+        self._correcting = correcting
         self._faults = context.plan.faults
         self._fleet = context.fleet
         self._runtime = context.runtime
@@ -25,24 +27,39 @@ class Travelling:
 
     def begin(self, flight: Flight) -> None:
         """Send a client on its way."""
-        if self._clock.kind == "virtual" and not flight.doomed:
+        if self._is_known(flight):
             self._submit(flight)
         self._enter(flight)
 
     def restart(self, flight: Flight) -> None:
         """Start again the work that was under way when a checkpoint was taken."""
-        stage = flight.stages[flight.at]
-        begun = self._clock.kind == "virtual" or not isinstance(stage, Download)
-        if begun and not flight.doomed:
+        if self._is_known(flight):
             self._submit(flight)
+
+    def _is_known(self, flight: Flight) -> bool:
+        """Say whether all that a flight's work needs is known, and that it is not in vain.
+
+        On the wall it begins after the download. What corrects an update at its client is not
+        known before its training ends.
+        """
+        if flight.doomed:
+            return False
+        if self._clock.kind == "wall":
+            return not isinstance(flight.stages[flight.at], Download)
+        return flight.trained or not self._correcting.at_client
 
     def _submit(self, flight: Flight) -> None:
         """Hand a flight's work to the runtime."""
-        due = flight.trained_s or flight.legs[-1].end_s
+        versions, teacher = self._state.versions, flight.teacher
         fault = self._faults.get(flight.address, "")
-        assignment = Assignment(flight.address, flight.base, fault)
         flight.job = self._runtime.submit(
-            Job(assignment, self._state.versions.handle(flight.base), flight.state, due)
+            Job(
+                Assignment(flight.address, flight.base, fault, flight.strength),
+                versions.handle(flight.base),
+                flight.state,
+                flight.legs[-1].end_s,
+                None if teacher is None else versions.handle(teacher),
+            )
         )
 
     def _enter(self, flight: Flight) -> None:
@@ -58,17 +75,29 @@ class Travelling:
             end = leg.end_s if self._clock.kind == "virtual" else leg.begin_s
             self._turns.push(Event(end, Kind.RESOLVE, *flight.address))
         else:
-            if isinstance(stage, Compute) and flight.job is None:
+            if isinstance(stage, Compute) and self._clock.kind == "wall":
                 self._submit(flight)
             self._turns.push(Event(leg.end_s, Kind.STAGE, *flight.address))
 
     def on_stage(self, event: Event) -> None:
         """End one stage and enter the next."""
-        flight = self._state.flights[event.address]
+        flight, offer = self._state.flights[event.address], None
+        computing = isinstance(flight.stages[flight.at], Compute)
+        decides = computing and self._correcting.at_client and not flight.trained
+        if decides:
+            try:
+                offer = self._correcting.offer(flight)
+            except BaseException:  # nothing has changed yet: a checkpoint has this event still
+                self._turns.push(event)
+                raise
         self.charge(flight)
-        if isinstance(flight.stages[flight.at], Compute):
+        if computing:
             flight.trained_s = self._clock.now_s()
         flight.at += 1
+        if offer is not None:
+            self._correcting.begin(flight, offer)
+        if decides and self._is_known(flight):
+            self._submit(flight)
         self._enter(flight)
 
     def charge(self, flight: Flight) -> None:

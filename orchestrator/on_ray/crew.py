@@ -231,7 +231,7 @@ class Crew:
         for index, (task, admission) in enumerate(zip(group.tasks, admissions, strict=True)):
             payload = Place(group.payloads, *receipt.places[index])
             state = Place(group.states, index * size, (index + 1) * size) if size else None
-            task.result = Finished(admission, payload, state)
+            task.result = Finished(admission, payload, state, receipt.figures[index])
             client, number = task.job.assignment.address
             self._note(
                 "trained",

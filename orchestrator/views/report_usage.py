@@ -14,6 +14,7 @@ from orchestrator.views.readable import TIME, count, human
 
 _SORTS: Final = {
     "train": "training",
+    "correct late updates": "training",
     "test": "tests",
     "read the base": "reading and writing payloads",
     "compress and encode": "reading and writing payloads",

@@ -12,6 +12,7 @@ from policies.correction.base import (
     Lesson,
     Making,
     Newest,
+    Own,
     Quality,
     Signals,
     Taught,
@@ -19,6 +20,7 @@ from policies.correction.base import (
 )
 from policies.correction.distillation import Distillation
 from policies.correction.none import NoCorrection
+from policies.correction.stages import means
 from policies.correction.step_distillation import StepDistillation
 
 Correction = Annotated[
@@ -37,9 +39,11 @@ __all__ = [
     "Making",
     "Newest",
     "NoCorrection",
+    "Own",
     "Quality",
     "Signals",
     "StepDistillation",
     "Taught",
     "Tutor",
+    "means",
 ]

@@ -113,16 +113,37 @@ class Newest:
     Attributes:
         model: As the server has it, shape (P,); it must not change.
         buffers: Its normalisation buffers, shape (B,).
-        updates: Updates in it and in the versions before it.
+        updates: Updates in it and in the versions before it; clients are not told.
     """
 
     model: Vector
     buffers: Vector
-    updates: int
+    updates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """An update that its own client corrects before it is sent.
+
+    Attributes:
+        kind: What is sent of it.
+        weights: After training, shape (P,); they must not change.
+        base: Before training, shape (P,).
+        examples: The client's, which the tutor teaches on.
+        strength: How strongly it is to be corrected, as far as that is known without the model.
+        where: Which weights may change; the others are held at zero. None for all.
+    """
+
+    kind: PayloadKind
+    weights: Vector
+    base: Vector
+    examples: int
+    strength: float
+    where: Where | None = None
 
 
 class Tutor(Protocol):
-    """The model as a function, on inputs that are no client's."""
+    """The model as a function, on inputs that it has."""
 
     def teach(
         self,
@@ -205,7 +226,8 @@ class CorrectionPolicy(Policy):
     """Makes late updates good in the light of the newest model.
 
     A member overrides `correct`, which sees the updates of a version before they are aggregated, or
-    `amend`, which sees what the aggregation has made of all of them, or both.
+    `amend`, which sees what the aggregation has made of all of them, or both; or `correct_own`, by
+    which clients correct their own before they send them (`at_client`).
     """
 
     def elementwise(self) -> bool:
@@ -240,6 +262,42 @@ class CorrectionPolicy(Policy):
     def rows(self) -> int:
         """Return how many inputs that are no client's it needs at least; 0 needs no tutor."""
         return 0
+
+    def at_client(self) -> bool:
+        """Say whether clients correct their own updates, after one more download."""
+        return False
+
+    def own_strength(self, updates: int, staleness: int, weight: float) -> float:
+        """Return how strongly a client is to correct an update that it has trained; 0 not at all.
+
+        Args:
+            updates: In all published versions so far.
+            staleness: How late the update is by now, >= 1.
+            weight: s(d) of that.
+        """
+        del updates, staleness, weight
+        return 0.0
+
+    def checks(self, examples: int) -> int:
+        """Return how many of a client's examples are always the same in its lessons.
+
+        Returns:
+            0 if it has too few to correct its own updates.
+        """
+        del examples
+        return 0
+
+    def correct_own(
+        self, own: Own, newest: Newest, tutor: Tutor, rng: np.random.Generator
+    ) -> tuple[Vector, Mapping[str, float]]:
+        """Return the weights of an update, shape (P,), corrected, and figures for the log."""
+        del newest, tutor, rng
+        return own.weights, {}
+
+    def own_flops(self, examples: int, forward_flops: float) -> float:
+        """Return what correcting an update of so many examples costs its client."""
+        del examples, forward_flops
+        return 0.0
 
     def correct(
         self,

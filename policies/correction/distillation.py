@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, PositiveFloat
 
-from policies.correction.base import CHECKED, Anchor, Corrected, Lesson, Newest, Tutor, Where
-from policies.correction.stages import Distilling, measured
-from policies.types import PayloadKind
+from policies.correction.base import CHECKED, Anchor, Corrected, Lesson, Newest, Own, Tutor, Where
+from policies.correction.stages import Distilling, means, measured
+from policies.types import PayloadKind, Vector
 from policies.update import Content, Contribution, Dense, Masked, Sparse
 
 Gate = Literal["quality", "delay"]
+Proxy = Literal["holdout", "client"]
+_TO_CHECK: Final = 4
+"""Of a client's own examples, one of so many checks what it has learned from the others."""
 
 
 def _once(gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
@@ -26,7 +28,7 @@ def _once(gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
 
 
 class Distillation(Distilling):
-    """Let each late update answer as the newest model does, on unlabelled inputs, then aggregate.
+    """Let each late update answer as the newest model does, then aggregate.
 
     With a delta D_k the student is ``w_t + D_k``, the client's own step replayed on the newest
     model; with weights it is the client's model as it stands, w_k. Gradient steps on a student's
@@ -34,15 +36,22 @@ class Distillation(Distilling):
 
         lambda T^2 KL(teacher || student + C) + (1 - lambda) anchor
 
-    each on `batch` inputs of its own, the same ones for all updates of a version, and what is
-    aggregated is ``D_k + C`` or ``w_k + C``. lambda grows with the stage of training
-    (`policies/correction/stages.py`), times the gates. The anchor is ``T^2 KL(student ||
-    student + C)``, ``1/2 |C|^2`` or, where the hold-out has labels, their cross-entropy.
+    each on `batch` inputs of its own, and what is aggregated is ``D_k + C`` or ``w_k + C``. lambda
+    grows with the stage of training (`policies/correction/stages.py`), times the gates. The anchor
+    is ``T^2 KL(student || student + C)``, ``1/2 |C|^2`` or the cross-entropy with the inputs'
+    labels.
+
+    The inputs are no client's, the same ones for all updates of a version, and the server corrects
+    (`proxy: holdout`). Or they are the client's own training examples, and it corrects its update
+    itself before it is compressed (`proxy: client`): if there is a newer version when its training
+    ends, it is sent that one, learns from it, and uploads. A quarter of its examples, 64 at the
+    most, are those that are always the same.
 
     An update that is not late is left alone. C is kept if the mean KL from the teacher fell on
     inputs that are always the same, else a half or a quarter of it, else nothing of it. A sparse
-    update keeps its support. A vote cannot be corrected: `step-distillation` corrects what the
-    votes come to. `ca2fl` keeps in its cache what clients sent.
+    update keeps its support. The server cannot correct a vote: `step-distillation` corrects what
+    the votes come to, and a client can correct what it votes by. `ca2fl` keeps in its cache what
+    clients sent.
 
     Attributes:
         strength: Largest lambda.
@@ -51,6 +60,7 @@ class Distillation(Distilling):
         gates: Factors of lambda. `quality`: how far the teacher is from guessing (`Quality.sure`).
             `delay`: ``1 - s(d)`` of the staleness policy.
         anchor: What the rest of the loss holds a student to.
+        proxy: Whose inputs teach, and so who corrects.
         temperature: T.
         steps: Gradient steps an update.
         rate: Their length.
@@ -67,10 +77,23 @@ class Distillation(Distilling):
     rate: PositiveFloat = 0.05
     gates: Annotated[tuple[Gate, ...], AfterValidator(_once)] = ()
     anchor: Anchor = "student"
+    proxy: Proxy = "holdout"
+
+    def at_client(self) -> bool:
+        """Say yes where the inputs are clients' own."""
+        return self.proxy == "client"
 
     def takes(self, kind: PayloadKind) -> bool:
-        """Say no to votes."""
-        return kind != "votes"
+        """Say no to votes, unless they are cast afterwards."""
+        return self.at_client() or kind != "votes"
+
+    def adds(self) -> bool:
+        """Say whether the server leaves updates alone."""
+        return self.at_client()
+
+    def elementwise(self) -> bool:
+        """Say whether the server leaves updates alone."""
+        return self.at_client()
 
     def weighs_delay(self) -> bool:
         """Say yes with the gate `delay`."""
@@ -78,7 +101,7 @@ class Distillation(Distilling):
 
     def rows(self) -> int:
         """Return the inputs of all steps, and those that are always the same."""
-        return self._lesson().drawn + CHECKED
+        return 0 if self.at_client() else self._lesson().drawn + CHECKED
 
     def _lesson(self) -> Lesson:
         return Lesson(
@@ -92,7 +115,9 @@ class Distillation(Distilling):
         tutor: Tutor | None,
         rng: np.random.Generator,
     ) -> Corrected:
-        """Correct the late ones together."""
+        """Correct the late ones together, unless clients have corrected their own."""
+        if self.at_client():
+            return Corrected(batch)
         strengths = self._strengths(batch, newest, tutor)
         late = [place for place, strength in enumerate(strengths) if strength > 0]
         if not late:
@@ -110,8 +135,7 @@ class Distillation(Distilling):
             (batch[place].update.address, measured(strength, taught))
             for place, strength, taught in zip(late, chosen, found, strict=True)
         ]
-        measures = _means([figures for _, figures in each])
-        measures["correction_share"] = len(late) / len(batch)
+        measures = means([figures for _, figures in each], len(batch))
         return Corrected(corrected, measures, each)
 
     def _strengths(
@@ -121,10 +145,11 @@ class Distillation(Distilling):
         strength = self.at(newest.updates)
         if strength and "quality" in self.gates:
             strength *= self.taught_by(tutor).quality(newest).sure
-        return [
-            strength * (1 - c.weight if "delay" in self.gates else 1.0) if c.staleness else 0.0
-            for c in batch
-        ]
+        return [strength * self._delayed(c.weight) if c.staleness else 0.0 for c in batch]
+
+    def _delayed(self, weight: float) -> float:
+        """Return the factor of lambda for an update of weight s(d)."""
+        return 1 - weight if "delay" in self.gates else 1.0
 
     def _students(
         self, batch: Sequence[Contribution], newest: Newest
@@ -144,14 +169,60 @@ class Distillation(Distilling):
 
     def flops(self, staleness: int, forward_flops: float) -> float:
         """Return what steps and checks take; a step is three times as much as an answer."""
-        if not staleness or not self.strength:
+        if not staleness or not self.strength or self.at_client():
             return 0.0
+        return self._answers(self.batch, CHECKED) * forward_flops
+
+    def _answers(self, rows: int, checked: int) -> int:
+        """Return how many of a student's answers a lesson takes as long as."""
         own = self.anchor == "student" and self.strength < 1
-        return ((3 + own) * self.steps * self.batch + 2 * CHECKED) * forward_flops
+        return (3 + own) * self.steps * rows + 2 * checked
 
     def version_flops(self, forward_flops: float) -> float:
         """Return what the teacher's answers take."""
         return self.rows() * forward_flops if self.strength else 0.0
+
+    # ------------------------------------------------------------ at the client
+
+    def own_strength(self, updates: int, staleness: int, weight: float) -> float:
+        """Return lambda, but for the gate `quality`, which takes the model to know."""
+        if not self.at_client() or not staleness:
+            return 0.0
+        return self.at(updates) * self._delayed(weight)
+
+    def checks(self, examples: int) -> int:
+        """Return a quarter of them, 64 at the most."""
+        return min(CHECKED, examples // _TO_CHECK) if self.at_client() else 0
+
+    def correct_own(
+        self, own: Own, newest: Newest, tutor: Tutor, rng: np.random.Generator
+    ) -> tuple[Vector, Mapping[str, float]]:
+        """Replay the client's step on the newest model, or take its model as it stands."""
+        strength = own.strength * (tutor.quality(newest).sure if "quality" in self.gates else 1.0)
+        if not strength:
+            return own.weights, {}
+        replayed = own.kind != "weights"
+        student = newest.model + (own.weights - own.base) if replayed else own.weights.copy()
+        if own.where is not None:
+            student[~own.where] = 0.0
+        rows, _ = self._own_rows(own.examples)
+        lesson, plain = replace(self._lesson(), rows=rows), student.copy()
+        students = student.reshape(1, -1)
+        (taught,) = tutor.teach(students, [strength], newest, lesson, rng, [own.where])
+        weights = own.weights + (student - plain) if taught.kept else own.weights
+        return weights, measured(strength, taught)
+
+    def own_flops(self, examples: int, forward_flops: float) -> float:
+        """Return what the teacher's answers, steps and checks take."""
+        if not self.at_client():
+            return 0.0
+        rows, checked = self._own_rows(examples)
+        return (self._answers(rows, checked) + self.steps * rows + checked) * forward_flops
+
+    def _own_rows(self, examples: int) -> tuple[int, int]:
+        """Return inputs a step, and inputs that are always the same, of so many examples."""
+        checked = self.checks(examples)
+        return min(self.batch, examples - checked), checked
 
 
 def _support(content: Content, size: int) -> Where | None:
@@ -170,7 +241,3 @@ def _moved(content: Content, by: npt.NDArray[np.float32]) -> Content:
     if isinstance(content, Masked):
         return Masked(content.mask, content.values + by[content.positions])
     return Dense(content.values + by)
-
-
-def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: fmean(one[name] for one in figures) for name in figures[0]}

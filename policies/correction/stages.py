@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import exp
+from statistics import fmean
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -72,6 +74,19 @@ def _sigmoid(ramps: float) -> float:
 
 
 _SHAPES: Final = {"saturating": _saturating, "linear": _linear, "sigmoid": _sigmoid}
+
+
+def means(each: Sequence[Mapping[str, float]], updates: int) -> dict[str, float]:
+    """Return the figures of a version, given those of its corrected updates; none without any.
+
+    Args:
+        each: What `measured` returned.
+        updates: How many are in the version, corrected or not.
+    """
+    if not each:
+        return {}
+    found = {name: fmean(one[name] for one in each) for name in each[0]}
+    return found | {"correction_share": len(each) / updates}
 
 
 def measured(strength: float, taught: Taught) -> dict[str, float]:

@@ -35,7 +35,7 @@ class _Task:
         wanted: The teacher's probabilities at temperature T, shape (b, C) each.
         labels: Of the batches, shape (b,) each.
         same: Inputs that are always the same.
-        said: Logarithms of the teacher's probabilities for these, shape (`CHECKED`, C).
+        said: Logarithms of the teacher's probabilities for these, shape (c, C).
     """
 
     lesson: Lesson
@@ -49,7 +49,7 @@ class _Task:
         """Return each student's mean KL divergence from the teacher, shape (g,).
 
         Args:
-            answers: To the inputs that are always the same, shape (g, `CHECKED`, C).
+            answers: To the inputs that are always the same, shape (g, c, C).
         """
         found = torch.log_softmax(answers, 2)
         return (self.said.exp() * (self.said - found)).sum(2).mean(1).clamp_min(0.0)
@@ -79,16 +79,16 @@ class _Task:
 
 
 class ModelTutor:
-    """A model, and inputs that are no client's; see `Tutor`.
+    """A model, and inputs; see `Tutor`.
 
     Students of linear layers learn together, by batched matrix products; others one after the
     other: on a CPU `torch.func.vmap` over them takes as long.
 
     Args:
         model: Whose weights are replaced at every lesson.
-        inputs: Shape (n, ...), more than `CHECKED`; the first ones are those that are always the
-            same.
+        inputs: Shape (n, ...), more than `checked`.
         labels: Of the inputs, shape (n,), where a lesson asks for them.
+        checked: How many of the first ones are those that are always the same.
     """
 
     def __init__(
@@ -96,11 +96,12 @@ class ModelTutor:
         model: FlatModel,
         inputs: npt.NDArray[Any],
         labels: npt.NDArray[np.int64] | None = None,
+        checked: int = CHECKED,
     ) -> None:
         self._model = model
         every = torch.from_numpy(np.ascontiguousarray(inputs))
-        self._same, self._others = every[:CHECKED], every[CHECKED:]
-        self._labels = None if labels is None else torch.from_numpy(labels[CHECKED:].copy())
+        self._same, self._others = every[:checked], every[checked:]
+        self._labels = None if labels is None else torch.from_numpy(labels[checked:].copy())
 
     def teach(
         self,
@@ -112,8 +113,7 @@ class ModelTutor:
         where: Sequence[Where | None] = (),
     ) -> list[Taught]:
         """Bring students nearer to the newest version's answers; see `Tutor.teach`."""
-        rows = torch.from_numpy(rng.choice(len(self._others), lesson.drawn, replace=False))
-        batches = [torch.sort(batch).values for batch in torch.split(rows, lesson.rows)]
+        batches = [torch.sort(batch).values for batch in self._drawn(lesson, rng)]
         with torch.no_grad():
             task = self._task(batches, newest, lesson)
             chain = self._model.chain
@@ -138,6 +138,17 @@ class ModelTutor:
             sure = (float(answers.max(1).values.mean()) - guess) / (1 - guess)
             entropy = float(torch.special.entr(mean).sum())
         return Quality(min(max(sure, 0.0), 1.0), min(exp(entropy) * guess, 1.0))
+
+    def _drawn(self, lesson: Lesson, rng: np.random.Generator) -> list[Tensor]:
+        """Return the inputs of each step, shape (rows,): no input twice while there are others."""
+        parts: list[Tensor] = []
+        count, left = len(self._others), lesson.drawn
+        at_once = max(count // lesson.rows, 1) * lesson.rows
+        while left > 0:
+            rows = rng.choice(count, min(left, at_once), replace=False)
+            parts += torch.split(torch.from_numpy(rows), lesson.rows)
+            left -= rows.size
+        return parts
 
     def _teacher(self, newest: Newest, x: Tensor) -> Tensor:
         """Return the newest version's answers."""

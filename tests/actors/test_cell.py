@@ -258,7 +258,7 @@ def test_the_shell_says_what_the_cell_says() -> None:
     took = GroupReceipt(((0, cut), (cut, cut + two.payload.size)), (0.0, 0.0), 0.0)
     payloads = np.concatenate([one.payload, two.payload])
     admissions, receipt = unpacked(
-        shell.admit(packed(Order(group, [], [])), packed(took), payloads)
+        shell.admit(packed(Order(group, [], [], [])), packed(took), payloads)
     )
     assert [a.verdict.accepted for a in admissions] == [True, True]
     assert receipt == took

@@ -247,6 +247,55 @@ def test_buffers_travel_as_values(data: DataSet) -> None:
 # ---------------------------------------------------------------- groups
 
 
+def correcting(model: str) -> Work:
+    """A client's work where it corrects its own updates."""
+    settings = work(model).model_dump()
+    settings["method"]["uplink"] = {"kind": "dense"}
+    settings["method"]["correction"] = {"kind": "distillation", "proxy": "client", "batch": 4}
+    return Work.model_validate(settings)
+
+
+@MODELS
+def test_an_update_is_corrected_by_a_newer_version(data: DataSet, model: str) -> None:
+    """On the client's own examples; who trains beside it, and what came before, changes nothing."""
+    settings = correcting(model)
+    base, teacher = initial(settings, data), initial(work(model, seed=2), data)
+    late = ask(1)._replace(strength=0.5)
+    here, there = (Client(settings, Dealt(data, SHARDS)) for _ in range(2))
+    alone = here.train(late, base, NONE, teacher)
+    plain = here.train(ask(1), base, NONE)
+    assert not same_body(alone[0], plain[0], here)
+    read = [decode(payload, here.schema) for payload in (alone[0], plain[0])]
+    np.testing.assert_array_equal(read[0].buffers, read[1].buffers)
+    assert read[0].header == read[1].header
+    payloads, _, receipt = there.train_group(
+        Order([ask(0), late, ask(2)], [(0,)] * 3, [None] * 3, [(), (1,), ()]), [base, teacher]
+    )
+    start, stop = receipt.places[1]
+    assert payloads[start:stop].tobytes() == alone[0].tobytes()
+    assert (receipt.figures[0], receipt.figures[2]) == ((), ())
+    found = dict(receipt.figures[1])
+    assert found["correction_strength"] == 0.5
+    assert found["correction_kl_after"] < found["correction_kl_before"]
+    stronger = late._replace(strength=0.9)
+    assert not same_body(here.train(stronger, base, NONE, teacher)[0], alone[0], here)
+
+
+def test_what_is_kept_is_of_the_corrected_update(data: DataSet) -> None:
+    """Sent and kept back together are the corrected difference: top-k chooses from that."""
+    settings = correcting("mlp").model_dump()
+    dense = Work.model_validate(settings)
+    settings["method"]["uplink"] = {"kind": "top-k", "density": 0.1}
+    sparse = Work.model_validate(settings)
+    base, teacher = initial(dense, data), initial(work(seed=2), data)
+    late = ask(1)._replace(strength=0.5)
+    here, there = (Client(of, Dealt(data, SHARDS)) for of in (dense, sparse))
+    whole = decode(here.train(late, base, NONE, teacher)[0], here.schema).content
+    payload, state = there.train(late, base, NONE, teacher)
+    sent = decode(payload, there.schema).content.densify(there.schema.parameters)
+    np.testing.assert_allclose(sent + state.view(np.float32), whole.values, atol=1e-6)
+
+
 @MODELS
 def test_a_group_is_one_by_one(data: DataSet, model: str) -> None:
     """Trained together or alone, each member gives the same bytes, aligned in the buffer."""
@@ -257,7 +306,7 @@ def test_a_group_is_one_by_one(data: DataSet, model: str) -> None:
     group = [ask(0), ask(1, 1), ask(3)]
     places = [None, (1, 8, 8 + state.size), None]
     payloads, states, receipt = Client(settings, Dealt(data, SHARDS)).train_group(
-        Order(group, [(0,)] * 3, places), [base, held]
+        Order(group, [(0,)] * 3, places, [()] * 3), [base, held]
     )
     alone = [here.train(a, base, s) for a, s in zip(group, (NONE, state, NONE), strict=True)]
     for index, (payload, after) in enumerate(alone):
@@ -277,7 +326,7 @@ def test_a_group_on_two_bases(data: DataSet) -> None:
     here = Client(settings, Dealt(data, SHARDS))
     bases = [initial(settings, data), initial(work(seed=3), data)]
     payloads, _, receipt = here.train_group(
-        Order([ask(0), ask(0)], [(1,), (0,)], [None, None]), bases
+        Order([ask(0), ask(0)], [(1,), (0,)], [None, None], [(), ()]), bases
     )
     for base, (start, stop) in zip(reversed(bases), receipt.places, strict=True):
         assert payloads[start:stop].tobytes() == here.train(ask(0), base, NONE)[0].tobytes()

@@ -660,7 +660,7 @@ def test_payloads_are_read_while_a_version_is_made(monkeypatch: pytest.MonkeyPat
 def test_shell_admits_what_an_actor_returned() -> None:
     """Assignments and places become deliveries; the receipt is handed on as it is."""
     remote, pieces = shell(), [payload(A), payload(B)]
-    order = Order([Assignment(A, V0), Assignment(B, V0)], [(0,), (0,)], [None, None])
+    order = Order([Assignment(A, V0), Assignment(B, V0)], [(0,), (0,)], [None, None], [(), ()])
     cut = pieces[0].size
     receipt = GroupReceipt(((0, cut), (cut, cut + pieces[1].size)), (0.1, 0.2), 0.3)
     answer = remote.admit(packed(order), packed(receipt), np.concatenate(pieces))

@@ -20,6 +20,19 @@ CELLS = (
     "fleet.regions={near: {cell: {latency_s: 0.001}}, "
     "far: {cell: {uplink: 1e5, downlink: 1e5, latency_s: 0.2}}}"
 )
+OWN = (
+    "method.correction={kind: distillation, proxy: client, steps: 2, ramp: 4, "
+    "gates: [delay, quality]}"
+)
+SHORT_STAYS = (
+    (
+        "fleet.profiles={slow: {flops: 2e6, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Mbit/s, downlink: 100 kbit/s, latency_s: 0.05, on_leave: lost}}"
+    ),
+    "fleet.mix=[{profile: slow}]",
+    "fleet.availability={kind: churn, mean_on_s: 3, mean_off_s: 0.3}",
+    "method.downlink={kind: difference, ring: 1 MB}",
+)
 VARIETY = (
     (),
     ("method.aggregation.kind=fedasync",),
@@ -36,9 +49,16 @@ VARIETY = (
     (
         "data={source: digits, train_examples: 240, holdout: 200}",
         "method.correction={kind: distillation, steps: 2, ramp: 10, gates: [delay, quality]}",
+        "server.flops=2e7",
+    ),
+    (
+        OWN,
+        "method.downlink={kind: difference, ring: 1 MB}",
+        "server.flops=2e4",
     ),
     (CELLS, "server.flops=2e5", "method.downlink.kind=difference"),
     (CELLS, "method.aggregation={kind: fedavg, clients_per_round: 3}"),
+    (*SHORT_STAYS, OWN),
     *(
         (
             (
@@ -176,7 +196,9 @@ def test_an_upload_that_was_broken_off_counts_once(
 
 
 @pytest.mark.parametrize(
-    "changes", [(), (CELLS,), *SPARSE.values()], ids=["plain", "cells", *SPARSE]
+    "changes",
+    [(), (CELLS,), (OWN, "method.downlink.kind=difference"), *SPARSE.values()],
+    ids=["plain", "cells", "own", *SPARSE],
 )
 def test_cut_after_a_rollback(
     changes: tuple[str, ...], small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path
@@ -210,15 +232,27 @@ def test_cut_after_a_rollback(
     assert resumed(experiment, build, ended, tmp_path).digest == reference.digest
 
 
-@pytest.mark.parametrize("call", [1, 2, 5, 11])
-@pytest.mark.parametrize("aggregation", ["fedbuff, size: 3", "fedavg, clients_per_round: 3"])
+@pytest.mark.parametrize("call", [1, 2, 5, 8, 11])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("method.aggregation={kind: fedbuff, size: 3}",),
+        ("method.aggregation={kind: fedavg, clients_per_round: 3}",),
+        (OWN,),
+    ],
+    ids=["fedbuff", "fedavg", "own"],
+)
 def test_interrupted_while_asking_the_server(
-    aggregation: str, call: int, small: Any, ran: Any, build: Any, ended: Any, tmp_path: Path
+    changes: tuple[str, ...],
+    call: int,
+    small: Any,
+    ran: Any,
+    build: Any,
+    ended: Any,
+    tmp_path: Path,
 ) -> None:
     """A signal that comes while the engine waits for quotes leaves it between two events."""
-    experiment = small(
-        "method.downlink.kind=difference", f"method.aggregation={{kind: {aggregation}}}"
-    )
+    experiment = small("method.downlink.kind=difference", *changes)
     reference = ran(experiment)
     first = build(experiment, folder=tmp_path / "log")
     first.begin()
@@ -348,7 +382,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 5"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 6"):
         checkpoint.load(tmp_path)
 
 

@@ -70,6 +70,23 @@ def test_dedicated(small: Any, reference: str, head: Any, tmp_path: Path) -> Non
     assert all(actor == f"client-{client}" for client, actor in trained)
 
 
+OWN = "method.correction={kind: distillation, proxy: client, ramp: 6, steps: 3, batch: 32}"
+
+
+def test_dedicated_clients_correct_their_own(
+    small: Any, ran: Any, head: Any, tmp_path: Path
+) -> None:
+    """One actor a client learns from the version that it is handed with its job, also again."""
+    alone = ran(small(OWN))
+    fetched = {(row["client"], row["number"]) for row in alone.of("fetched")}
+    client, number = min(fetched)
+    fault = f"faults=[{{fault: crash, client: {client}, number: {number}}}]"
+    experiment = small("hosting=dedicated", OWN, fault)
+    summary, ops = on_ray(experiment, tmp_path / "run", head.address)
+    assert summary.digest == alone.digest
+    assert {row["client"] for row in ops if row["kind"] == "resent"} == {client}
+
+
 CELLS = "fleet.regions={near: {cell: {}}, far: {share: 2, cell: {uplink: 1e6, latency_s: 0.1}}}"
 
 
@@ -97,8 +114,9 @@ CELLS = "fleet.regions={near: {cell: {}}, far: {share: 2, cell: {uplink: 1e6, la
             "method.correction={kind: step-distillation, steps: 3, ramp: 10}",
             CELLS,
         ),
+        (OWN, "method.downlink={kind: difference}"),
     ],
-    ids=["fedmap", "signs", "sparsyfed", "corrected"],
+    ids=["fedmap", "signs", "sparsyfed", "corrected", "own"],
 )
 def test_sparse_methods(
     method: tuple[str, ...], small: Any, ran: Any, head: Any, tmp_path: Path

@@ -73,6 +73,16 @@ def test_tests_of_its_own_count(events: pd.DataFrame) -> None:
     assert list(clients["asked"]) == [2, 1, 0]
 
 
+def test_what_it_fetches_counts(events: pd.DataFrame) -> None:
+    """A version that a client corrects its update by is sent to it too; it is not asked again."""
+    fetched = row("fetched", 2.0, 1, downlink_bytes=300)
+    more = pd.concat([events, pd.DataFrame([fetched], columns=EVENTS_SCHEMA.names)])
+    clients = people.table(more, ABOUT, span_s=20.0)
+    assert list(clients["downlink_bytes"]) == [1500, 1300, 0]
+    assert list(clients["asked"]) == [2, 1, 0]
+    assert clients["cycle_s"][0] == (4 + 2) / 2
+
+
 def test_figures_by_hand(events: pd.DataFrame) -> None:
     """The worst tenth is one client at least; clients without an accuracy do not count in it."""
     found = people.figures(people.table(events, ABOUT, span_s=20.0))

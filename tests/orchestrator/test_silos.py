@@ -137,6 +137,22 @@ def test_the_same_digest_again(tmp_path: Path) -> None:
     assert len({found.summary.digest for found in runs}) == 1
 
 
+def test_silos_correct_their_own_updates(tmp_path: Path) -> None:
+    """Their examples are there, and no hold-out is asked for."""
+    own = settings()
+    own["method"] |= {"correction": {"kind": "distillation", "proxy": "client", "ramp": 0}}
+    found = run(own, out=tmp_path / "run", in_process=True)
+    kinds = found.events["kind"].value_counts()
+    assert kinds["fetched"] > 0
+    assert kinds["corrected"] % 5 == 0
+    fetched = found.events[found.events["kind"] == "fetched"]
+    sent = found.events[found.events["kind"].isin(["dispatched", "fetched", "tested"])]
+    assert fetched["downlink_bytes"].min() > 0
+    assert found.summary.downlink_bytes == sent["downlink_bytes"].sum()
+    assert found.clients["downlink_bytes"].sum() == found.summary.downlink_bytes
+    assert found.evaluations["downlink_bytes"].max() <= found.summary.downlink_bytes
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

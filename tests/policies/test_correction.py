@@ -22,6 +22,7 @@ from policies.correction import (
     Making,
     Newest,
     NoCorrection,
+    Own,
     Quality,
     Signals,
     StepDistillation,
@@ -191,6 +192,7 @@ def test_what_it_costs() -> None:
         NoCorrection(),
         StepDistillation(steps=3, ramp=0),
         Distillation(gates=("quality", "delay"), anchor="labels", stage="sigmoid"),
+        Distillation(proxy="client"),
     ],
     ids=repr,
 )
@@ -679,3 +681,100 @@ def test_the_cache_of_ca2fl_keeps_what_came() -> None:
     np.testing.assert_array_equal(model, np.full(8, 3))
     np.testing.assert_array_equal(applied.memory["values/0"], came.values)
     np.testing.assert_array_equal(applied.memory["sum"], came.values)
+
+
+# ---------------------------------------------------------------- a client's own update
+
+OWN = Distillation(proxy="client", strength=0.8, ramp=0, steps=3, batch=7)
+
+
+def own(**more: Any) -> Own:
+    given = {"kind": "delta", "weights": drawn(1, 8), "base": drawn(2, 8), "examples": 20}
+    return Own(**(given | {"strength": 0.4} | more))
+
+
+def test_a_client_replays_its_step_or_takes_its_model() -> None:
+    """Without a server in it: the same students, and the difference on what it has trained."""
+    update = own()
+    step = update.weights - update.base
+    for kind, student in (("delta", NEWEST.model + step), ("weights", update.weights)):
+        tutor = Recording()
+        weights, found = OWN.correct_own(replace(update, kind=kind), NEWEST, tutor, RNG)
+        np.testing.assert_array_equal(tutor.students, [student])
+        np.testing.assert_allclose(weights, update.weights + 1, rtol=1e-5)
+        assert (tutor.strengths, tutor.where) == ([0.4], [None])
+        assert tutor.lesson == Lesson(2.0, 3, 0.05, 7, fresh=True)
+        assert found["correction_strength"] == 0.4
+        assert found["correction_kept"] == 1
+    assert update.weights.tobytes() == drawn(1, 8).tobytes()
+
+
+def test_a_client_keeps_what_it_has_trained() -> None:
+    """If nothing of the lesson is kept, or its teacher guesses; the lesson is then spared."""
+    update, tutor = own(), Recording(0.0)
+    weights, found = OWN.correct_own(update, NEWEST, tutor, RNG)
+    assert weights is update.weights
+    assert found["correction_kept"] == 0
+    doubtful = OWN.model_copy(update={"gates": ("quality",)})
+    for quality, strengths in ((0.25, [0.1]), (0.0, [])):
+        tutor = Recording(quality=quality)
+        weights, found = doubtful.correct_own(update, NEWEST, tutor, RNG)
+        assert tutor.strengths == pytest.approx(strengths)
+        assert bool(found) == bool(strengths)
+    assert weights is update.weights
+
+
+def test_what_is_held_at_zero_is_no_part_of_the_student() -> None:
+    """Under a newer mask a step is replayed where parameters live."""
+    where, tutor = np.arange(8) < 5, Recording()
+    OWN.correct_own(own(where=where), NEWEST, tutor, RNG)
+    expected = np.where(where, NEWEST.model + (drawn(1, 8) - drawn(2, 8)), 0)
+    np.testing.assert_array_equal(tutor.students, [expected])
+    assert tutor.where[0] is where
+
+
+def test_how_strongly_a_client_corrects() -> None:
+    """The stage's lambda, times 1 - s(d); nothing for others, nor for who is on time."""
+    gated = OWN.model_copy(update={"gates": ("delay", "quality")})
+    assert OWN.own_strength(9, 3, 0.5) == 0.8
+    assert gated.own_strength(9, 3, 0.25) == pytest.approx(0.6)
+    assert OWN.own_strength(0, 3, 0.5) == OWN.own_strength(9, 0, 1.0) == 0
+    for other in (NoCorrection(), StepDistillation(ramp=0), Distillation(ramp=0)):
+        assert other.own_strength(9, 3, 0.5) == other.own_flops(20, 10.0) == 0
+        assert not other.at_client()
+        assert not other.checks(20)
+    update = own()
+    weights, found = NoCorrection().correct_own(update, NEWEST, Recording(), RNG)
+    assert (weights is update.weights, found) == (True, {})
+
+
+def test_what_a_client_pays() -> None:
+    """A quarter of its examples check, 64 at most; the server pays nothing, and need not look."""
+    assert [OWN.checks(count) for count in (3, 4, 20, 1000)] == [0, 1, 5, 64]
+    assert OWN.own_flops(20, 10.0) == 10.0 * ((4 * 3 * 7 + 2 * 5) + (3 * 7 + 5))
+    assert OWN.own_flops(8, 10.0) == 10.0 * ((4 * 3 * 6 + 2 * 2) + (3 * 6 + 2))
+    assert (OWN.rows(), OWN.flops(3, 10.0), OWN.version_flops(10.0)) == (0, 0, 0)
+    assert OWN.adds()
+    assert OWN.elementwise()
+    assert OWN.takes("votes")
+    tutor, batch = Recording(), [late(Dense(drawn(1, 8)))]
+    found = OWN.correct(batch, NEWEST, tutor, RNG)
+    assert (found.batch, found.measures, tutor.lesson) == (batch, {}, None)
+
+
+@pytest.mark.parametrize("rows", [3, 7, 10])
+def test_few_inputs_last_for_many_steps(rows: int) -> None:
+    """They come again, in no step twice; the check holds though there are only two of them."""
+    layers = FlatModel(nn.Sequential(nn.Linear(3, 2)))
+    tutor = ModelTutor(layers, _DRAWN[:12], checked=2)
+    lesson = Lesson(temperature=2.0, steps=9, rate=0.05, rows=rows, fresh=True)
+    student, teacher = drawn(1, 8), drawn(2, 8)
+    taught = teach(tutor, student, teacher, lesson)
+    assert taught.kl_after < taught.kl_before
+    drawn_rows = tutor._drawn(lesson, stream(0, "correction"))
+    assert [len(set(step.tolist())) for step in drawn_rows] == [rows] * 9
+    one_pass = 10 // rows
+    seen = [row for step in drawn_rows[:one_pass] for row in step.tolist()]
+    assert len(set(seen)) == len(seen) == one_pass * rows
+    with pytest.raises(ValueError, match="larger"):
+        teach(tutor, student, teacher, replace(lesson, rows=11))
