@@ -319,7 +319,7 @@ STRETCH: Final = 3.0
 
 
 def _stepped(kind: str) -> tuple[Try, ...]:
-    """Return corrections of the step that set themselves: how updates are weighed, how far it goes."""
+    """Return corrections that set themselves: how updates are weighed, how far steps may go."""
 
     def one(exponent: float, longest: float) -> Try:
         correction = {"kind": STEP, "longest": longest}
