@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from actors.learning.examples import DataShape
-from actors.learning.holdings import Examples, Holdings
+from actors.learning.examples import DataShape, Labels
+from actors.learning.generated import smooth_noise
+from actors.learning.holdings import Holdings
 from actors.stopwatch import Stopwatch
 from actors.work import Work
 from policies.correction import Lesson, Newest, Quality, Taught, Tutor
 from policies.correction.base import Where
+from policies.types import stream
+
+SPARE: Final = 1000
+"""Inputs that are generated beyond those of a version, so that versions have others."""
 
 
 class Public(NamedTuple):
@@ -21,17 +26,26 @@ class Public(NamedTuple):
 
     Attributes:
         shape: What it looks like.
-        examples: Some that are no client's, their inputs normalised.
+        inputs: Some that are no client's, normalised, shape (n, ...).
+        labels: Theirs, shape (n,), if they have any.
     """
 
     shape: DataShape
-    examples: Examples
+    inputs: npt.NDArray[Any]
+    labels: Labels | None = None
 
 
 def public_of(work: Work, holdings: Holdings) -> Public | None:
     """Return the examples that the correction asks for; None if it asks for none."""
-    examples = holdings.public() if work.method.correction.rows() else None
-    return None if examples is None else Public(holdings.shape, examples)
+    correction, shape = work.method.correction, holdings.shape
+    if not correction.rows():
+        return None
+    if correction.draws():
+        rng = stream(work.seed, "generated-inputs")
+        inputs = smooth_noise(shape.input, holdings.moments(), correction.rows() + SPARE, rng)
+        return Public(shape, inputs)
+    examples = holdings.public()
+    return None if examples is None else Public(shape, *examples)
 
 
 class _Timed:
@@ -72,5 +86,5 @@ def tutor_for(work: Work, public: Public | None, watch: Stopwatch) -> Tutor | No
         return None
     from policies.correction.tutor_torch import ModelTutor  # noqa: PLC0415  # most need no torch
 
-    x, y = public.examples.x, public.examples.y
-    return _Timed(ModelTutor(work.build(public.shape), x, y), watch)
+    shape, inputs, labels = public
+    return _Timed(ModelTutor(work.build(shape), inputs, labels), watch)

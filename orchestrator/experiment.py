@@ -449,15 +449,31 @@ def _tests_are_there(data: DataSettings, evaluate: Evaluate) -> Finding:
         )
 
 
+def _inputs_can_be_drawn(data: DataSettings, correction: CorrectionPolicy) -> Finding:
+    shape = _shape(data)
+    if shape is not None and shape.sort != "images":
+        yield (
+            "method.correction.proxy",
+            f"generated draws images, and the data are {shape.sort}. Take holdout.",
+        )
+    if correction.asks_labels():
+        yield (
+            "method.correction.anchor",
+            "labels needs inputs that have some, and generated ones have none. Take student.",
+        )
+
+
 def _tutor_has_inputs(data: DataSettings, correction: CorrectionPolicy) -> Finding:
     rows = correction.rows()
-    if rows and isinstance(data, Silos):
+    if correction.draws():
+        yield from _inputs_can_be_drawn(data, correction)
+    elif rows and isinstance(data, Silos):
         yield (
             "method.correction",
             (
                 f"{correction.kind} needs inputs that are no client's, and all examples are in "
-                "the silos. Set method.correction.kind to none, or to distillation with proxy "
-                "client."
+                "the silos. Set method.correction.proxy to generated, or take distillation with "
+                "proxy client."
             ),
         )
     elif rows > data.holdout:

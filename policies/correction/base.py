@@ -263,6 +263,14 @@ class CorrectionPolicy(Policy):
         """Return how many inputs that are no client's it needs at least; 0 needs no tutor."""
         return 0
 
+    def asks_labels(self) -> bool:
+        """Say whether these inputs must have labels."""
+        return False
+
+    def draws(self) -> bool:
+        """Say whether these inputs are drawn, and not taken from the data's hold-out."""
+        return False
+
     def at_client(self) -> bool:
         """Say whether clients correct their own updates, after one more download."""
         return False

@@ -16,7 +16,7 @@ from policies.types import PayloadKind, Vector
 from policies.update import Content, Contribution, Dense, Masked, Sparse
 
 Gate = Literal["quality", "delay"]
-Proxy = Literal["holdout", "client"]
+Proxy = Literal["holdout", "client", "generated"]
 _TO_CHECK: Final = 4
 """Of a client's own examples, one of so many checks what it has learned from the others."""
 
@@ -82,6 +82,14 @@ class Distillation(Distilling):
     def at_client(self) -> bool:
         """Say yes where the inputs are clients' own."""
         return self.proxy == "client"
+
+    def asks_labels(self) -> bool:
+        """Say yes where labels are the anchor."""
+        return self.anchor == "labels"
+
+    def draws(self) -> bool:
+        """Say yes where the inputs are generated."""
+        return self.proxy == "generated"
 
     def takes(self, kind: PayloadKind) -> bool:
         """Say no to votes, unless they are cast afterwards."""

@@ -16,7 +16,7 @@ Auto = Literal["auto"]
 LEAST: Final = 0.02
 """Below this share of the teacher a lesson is left out."""
 SURE: Final = 2.0
-"""A teacher half-way between guessing and certainty is sure enough."""
+"""A teacher half-way between guessing and certainty is sure enough; below, the square counts."""
 _CALM: Final = 0.8
 """What is left, from one version to the next, of clients' older losses in their mean."""
 _MARGIN, _WIDTH = 0.25, 0.5
@@ -79,7 +79,7 @@ class StepDistillation(Distilling):
     gives is taken back, what it adds elsewhere stays; so the server can take longer steps than it
     could otherwise, and does. Before the lesson a step g is lengthened to s g,
 
-        auto      s = 1 + (r - 1) min(2 q, 1) e v
+        auto      s = 1 + (r - 1) min((2 q)^2, 1) e v
                   r = mean length of the updates / length of g, from 1 to min(longest, 2 sqrt(K))
         a number  s = 1 + (stretch - 1) lambda / strength
 
@@ -110,6 +110,9 @@ class StepDistillation(Distilling):
         steps: Gradient steps a version.
         rate: Their length.
         batch: Inputs a version.
+        proxy: Whether these are the data's hold-out, or generated: smooth noise, which needs images
+            and no data at all (`actors/learning/generated.py`). Leave `stretch` to set itself
+            then: it is q and e that know how little such inputs say.
 
     Source:
         Distillation from the newest global model, stronger with the stage of training: FedADT, Lu
@@ -127,6 +130,11 @@ class StepDistillation(Distilling):
     longest: Annotated[float, Field(ge=1)] = 4.0
     rate: Auto | PositiveFloat = "auto"
     steps: PositiveInt = 10
+    proxy: Literal["holdout", "generated"] = "holdout"
+
+    def draws(self) -> bool:
+        """Say yes where the inputs are generated."""
+        return self.proxy == "generated"
 
     def hears(self) -> bool:
         """Say whether stretch and trust set themselves."""
@@ -190,7 +198,7 @@ class StepDistillation(Distilling):
             "correction_even": quality.even,
             "correction_trust": trust,
         }
-        share = min(SURE * quality.sure, 1.0) * quality.even * trust
+        share = min((SURE * quality.sure) ** 2, 1.0) * quality.even * trust
         return 1 + share * (self._ratio(making, signals) - 1), told
 
     def _ratio(self, making: Making, signals: Signals | None) -> float:

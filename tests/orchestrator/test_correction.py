@@ -173,6 +173,33 @@ def test_with_what_it_goes(method: tuple[str, ...], small: Any, ran: Any) -> Non
         assert max(density) <= max(alone) + 0.05, "nothing pruned has come back"
 
 
+@pytest.mark.parametrize("kind", ["step-distillation", "distillation"])
+def test_generated_inputs(kind: str, small: Any, ran: Any) -> None:
+    """No hold-out is needed: all examples are clients', and late updates are corrected still."""
+    correction = f"method.correction={{kind: {kind}, proxy: generated, ramp: 6}}"
+    made = small("data={source: digits, train_examples: 240}", correction)
+    result = ran(made)
+    late = {row["version"] for row in result.of("committed") if row["staleness"]} - {1}
+    told = figures(result)
+    assert set(told) == late
+    assert any(found["correction_length"] > 0 for found in told.values())
+    for found in told.values():
+        assert 0 <= found["correction_kl_after"] <= found["correction_kl_before"]
+    again = ran(made)
+    assert [r["hash"] for r in again.of("published")] == [r["hash"] for r in result.of("published")]
+
+
+def test_it_sets_itself_in_cells_too(small: Any, ran: Any) -> None:
+    """The signals of cells' updates are those that one server would hear."""
+    aggregation = "method.aggregation={kind: fedbuff, size: 3}"
+    cells = "fleet.regions={near: {cell: {latency_s: 0.0}}, far: {cell: {latency_s: 0.0}}}"
+    result = ran(small(PUBLIC, CORRECTED, aggregation, cells))
+    found = [one for one in figures(result).values() if "correction_stretch" in one]
+    assert any(one["correction_stretch"] > 1 for one in found)
+    assert all(one["correction_trust"] == 1 for one in found)
+    assert all(one["correction_curvature"] > 0 for one in found)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -208,6 +235,19 @@ def test_with_what_it_goes(method: tuple[str, ...], small: Any, ran: Any) -> Non
                 "method.staleness={kind: constant}",
             ),
             "method.correction: the gate delay is 1 - s(d), and with method.staleness constant",
+        ),
+        (
+            ("method.correction={kind: distillation, proxy: generated, anchor: labels}",),
+            "method.correction.anchor: labels needs inputs that have some",
+        ),
+        (
+            (
+                "data={source: flights, partition: {kind: natural}}",
+                "model={kind: tabular}",
+                "fleet.clients=16",
+                "method.correction={kind: step-distillation, proxy: generated}",
+            ),
+            "method.correction.proxy: generated draws images, and the data are a table with",
         ),
         (
             ("data.holdout=400", "method.correction={kind: distillation, gates: [doubt]}"),

@@ -451,8 +451,8 @@ def test_the_stretch_that_sets_itself() -> None:
     for length, quality, even, updates, expected in (
         (10, 1.0, 1.0, 4, 2.0),
         (10, 0.5, 1.0, 4, 2.0),  # sure enough
-        (10, 0.25, 1.0, 4, 1.5),
-        (10, 0.25, 0.5, 4, 1.25),
+        (10, 0.25, 1.0, 4, 1.25),
+        (10, 0.25, 0.5, 4, 1.125),
         (10, 0.0, 1.0, 4, 1.0),
         (4, 1.0, 1.0, 4, 1.0),  # never shorter
         (100, 1.0, 1.0, 9, 4.0),
