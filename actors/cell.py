@@ -14,6 +14,7 @@ import xxhash
 from actors.intake import Admission, Committed, Delivery, Intake, entered
 from actors.work import Work
 from policies.aggregation import CellSum, summed
+from policies.correction import Signals
 from policies.types import Address, Buffer, Version
 from policies.update import ModelSchema
 from policies.wire import Header, decode, encode, entropy_bytes
@@ -29,6 +30,7 @@ class Gathered(NamedTuple):
         nonzeros: Values in it.
         hash: XXH3-128 of its bytes.
         committed: The updates in it, in order.
+        signals: What they say of themselves, where the correction asks.
     """
 
     cell: int
@@ -37,6 +39,7 @@ class Gathered(NamedTuple):
     nonzeros: int
     hash: str
     committed: tuple[Committed, ...]
+    signals: Signals | None = None
 
 
 class Cell:
@@ -50,6 +53,7 @@ class Cell:
 
     def __init__(self, work: Work, schema: ModelSchema, number: int) -> None:
         self._aggregation = work.method.aggregation
+        self._hears = work.method.correction.hears()
         self._schema = schema
         self._number = number
         self._intake = Intake(work.method, schema)
@@ -96,6 +100,7 @@ class Cell:
             found.content.nonzeros,
             xxhash.xxh3_128_hexdigest(message.data),
             entered(batch),
+            Signals.of([c.update for c in batch]) if self._hears else None,
         )
         self._intake.taken(addresses)
         self._last = expected, list(addresses), (sent, message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from actors.publisher import Publisher, Shipment
 from actors.recall import Recall
 from actors.work import Work
 from policies.aggregation import Applied, CellSum, mean_buffers, mean_of_buffers
-from policies.correction import Corrected, Making, Newest, Tutor
+from policies.correction import Corrected, Making, Newest, Signals, Tutor
 from policies.method import Method
 from policies.passes import nonzeros
 from policies.sparsity import LIVE, Masks, NoPruning, Stage
@@ -73,6 +74,14 @@ class Snapshot:
     last_number: dict[int, int]
 
 
+class _Taken(NamedTuple):
+    """What a correction is told of the updates in a version: how many, how many of them late."""
+
+    updates: int
+    late: int
+    signals: Signals | None
+
+
 class Server:
     """Holds the newest model; moves it by admitted updates, one version at a time.
 
@@ -110,6 +119,7 @@ class Server:
         if self._recall is not None:
             self._recall.add(self._version, self._publisher.newest)
         self._memory = work.method.aggregation.start(schema)
+        self._lessons = work.method.correction.start()
         self._pruned = work.method.pruning.start()
         self._masks = Masks.start(schema.parameters) if work.method.pruning.masks() else None
         self._density = self._asks({}, 0.0)
@@ -183,8 +193,9 @@ class Server:
             for cell, message in zip(gathered, sums, strict=True)
         ]
         late = sum(update.staleness > 0 for update in committed)
+        taken = _Taken(len(committed), late, _signals(gathered))
         return self._make(
-            made, committed, lambda before: self._move_by(read, before, late, made), gathered
+            made, committed, lambda before: self._move_by(read, before, taken, made), gathered
         )
 
     def _make(
@@ -222,6 +233,7 @@ class Server:
         content = read.content
         self._model = _whole(read, self._schema)
         self._memory = self._method.aggregation.start(self._schema)
+        self._lessons = self._method.correction.start()
         self._pruned = self._method.pruning.start()
         if isinstance(content, Masked):
             self._masks = Masks.resume(content.mask, self._schema.parameters, made.number)
@@ -243,6 +255,7 @@ class Server:
         """Return the server's state as values that later commits do not change."""
         parts = {
             "aggregation": self._memory,
+            "correction": self._lessons,
             "pruning": self._pruned,
             "masks": {} if self._masks is None else self._masks.dump(),
             "publisher": self._publisher.dump(),
@@ -270,6 +283,7 @@ class Server:
             part, _, rest = name.partition("/")
             parts.setdefault(part, {})[rest] = array.copy()
         self._memory = parts.get("aggregation", {})
+        self._lessons = parts.get("correction", {})
         self._pruned = parts.get("pruning", {})
         self._masks = Masks.load(parts["masks"]) if "masks" in parts else None
         self._density = float(parts["asked"]["density"][0])
@@ -329,8 +343,7 @@ class Server:
         applied = aggregation.apply(parameters, self._memory, batch, made.number)
         if self._masks is not None and aggregation.echoes():
             _clear_outside(parameters, self._masks.newest)
-        late = sum(contribution.staleness > 0 for contribution in batch)
-        applied = self._amend(parameters, before, applied, late, made)
+        applied = self._amend(parameters, before, applied, self._taken_of(batch), made)
         if self._schema.buffers:
             self._mix(mean_buffers(batch), aggregation.buffer_rate(batch))
         applied = self._prune(parameters, applied, batch, made)
@@ -350,8 +363,14 @@ class Server:
         pairs = zip(batch, found, strict=True)
         return [replace(c, base=base) for c, (base, _) in pairs], {"bases_lacking": lacking}
 
+    def _taken_of(self, batch: Sequence[Contribution]) -> _Taken:
+        """Return what a correction is told of single updates."""
+        late = sum(contribution.staleness > 0 for contribution in batch)
+        heard = self._method.correction.hears()
+        return _Taken(len(batch), late, Signals.of([c.update for c in batch]) if heard else None)
+
     def _amend(
-        self, model: Vector, before: Vector | None, applied: Applied, late: int, made: Version
+        self, model: Vector, before: Vector | None, applied: Applied, taken: _Taken, made: Version
     ) -> Applied:
         """Let the correction have what the aggregation has made."""
         correction = self._method.correction
@@ -365,21 +384,30 @@ class Server:
         if self._method.uplink.zeros_count() or not isinstance(self._method.pruning, NoPruning):
             where = model != 0 if where is None else where & (model != 0)
         start = self._publisher.newest if before is None else before[: model.size]
-        making = Making(late, self._newest(start), model, where)
+        making = Making(
+            taken.updates,
+            taken.late,
+            self._newest(start),
+            model,
+            where,
+            self._lessons,
+            taken.signals,
+        )
         rng = stream(self._seed, "correction", 0, made.number)
         amended = correction.amend(making, self._tutor, rng)
+        self._lessons = amended.memory
         measures = {**applied.measures, **amended.measures}
         step = None if amended.changed else applied.step
         return replace(applied, measures=measures, step=step)
 
     def _move_by(
-        self, sums: Sequence[CellSum], before: Vector | None, late: int, made: Version
+        self, sums: Sequence[CellSum], before: Vector | None, taken: _Taken, made: Version
     ) -> Applied:
         """Move the model in place by cells' sums; return what did it."""
         parameters = self._model[: self._schema.parameters]
         aggregation = self._method.aggregation
         applied = aggregation.apply_sums(parameters, self._memory, sums, made.number)
-        applied = self._amend(parameters, before, applied, late, made)
+        applied = self._amend(parameters, before, applied, taken, made)
         mean = mean_of_buffers(sums)
         if mean is not None:
             self._mix(mean, 1.0)
@@ -442,6 +470,17 @@ class Server:
             receipt = replace(receipt, gathered=tuple(gathered), spread=spread)
         self._last = (receipt, made.buffer)
         return self._last
+
+
+def _signals(gathered: Sequence[Gathered]) -> Signals | None:
+    """Return the signals of all cells' updates together; None where nobody asked for them."""
+    counts = [len(cell.committed) for cell in gathered]
+    each = [cell.signals for cell in gathered if cell.signals is not None]
+    if len(each) < len(counts):
+        return None
+    return Signals(
+        *(float(np.average(column, weights=counts)) for column in zip(*each, strict=True))
+    )
 
 
 def _recall(method: Method) -> Recall | None:

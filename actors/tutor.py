@@ -12,7 +12,7 @@ from actors.learning.examples import DataShape
 from actors.learning.holdings import Examples, Holdings
 from actors.stopwatch import Stopwatch
 from actors.work import Work
-from policies.correction import Lesson, Newest, Taught, Tutor
+from policies.correction import Lesson, Newest, Quality, Taught, Tutor
 from policies.correction.base import Where
 
 
@@ -54,8 +54,8 @@ class _Timed:
         with self._watch("correct late updates"):
             return self._tutor.teach(students, strengths, newest, lesson, rng, where)
 
-    def quality(self, newest: Newest) -> float:
-        """Return how far the teacher is from guessing; see `Tutor.quality`."""
+    def quality(self, newest: Newest) -> Quality:
+        """Return how good the teacher is; see `Tutor.quality`."""
         with self._watch("correct late updates"):
             return self._tutor.quality(newest)
 

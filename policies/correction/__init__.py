@@ -13,6 +13,8 @@ from policies.correction.base import (
     Making,
     Newest,
     Own,
+    Quality,
+    Signals,
     Taught,
     Tutor,
 )
@@ -38,6 +40,8 @@ __all__ = [
     "Newest",
     "NoCorrection",
     "Own",
+    "Quality",
+    "Signals",
     "StepDistillation",
     "Taught",
     "Tutor",

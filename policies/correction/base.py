@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from math import nan
+from statistics import fmean
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.base import Policy
-from policies.types import Address, PayloadKind, Vector
-from policies.update import Contribution
+from policies.types import Address, Arrays, PayloadKind, Vector
+from policies.update import Contribution, Update
 
 CHECKED: Final = 64
 """Inputs that are always the same, on which a correction must have brought student and teacher
@@ -29,19 +31,21 @@ class Lesson:
     Attributes:
         temperature: T.
         steps: Gradient steps.
-        rate: Their length.
+        rate: Their length; None for 1 over the curvature, of a student who learns alone.
         rows: Inputs a step, drawn without replacement.
         fresh: Whether every step has inputs of its own; otherwise all have the same.
         anchor: What the rest of the loss, ``1 - strength`` of it, holds a student to: `student`,
             its own answers before; `weights`, its own weights before; `labels`, the inputs' labels.
+        curvature: As the lesson before has found it, where `rate` is None; 0 if there was none.
     """
 
     temperature: float
     steps: int
-    rate: float
+    rate: float | None
     rows: int
     fresh: bool = False
     anchor: Anchor = "student"
+    curvature: float = 0.0
 
     @property
     def drawn(self) -> int:
@@ -59,12 +63,47 @@ class Taught:
         kl_after: After it; never greater.
         length: Euclidean length of what was added to the student.
         kept: Share of the steps that was kept: 1, 1/2, 1/4 or 0.
+        curvature: Along the steps, in a moving mean over the lessons; 0 where nobody looked.
     """
 
     kl_before: float
     kl_after: float
     length: float
     kept: float
+    curvature: float = 0.0
+
+
+class Quality(NamedTuple):
+    """How good a teacher is, or the inputs that it is asked about, as far as its answers tell.
+
+    Attributes:
+        sure: How far it is from guessing, ``(mean largest probability - 1/C) / (1 - 1/C)``: near 0
+            for a bad model, and for inputs that mean nothing to it.
+        even: ``exp(H) / C`` with the entropy H of its mean answer: near 1 if it finds all C classes
+            among the inputs, k / C if it finds k of them.
+    """
+
+    sure: float
+    even: float
+
+
+class Signals(NamedTuple):
+    """What the updates of a version say of themselves.
+
+    Attributes:
+        length: Their mean Euclidean length; NaN where they are no deltas.
+        loss: Their clients' mean training loss, as reported.
+    """
+
+    length: float
+    loss: float
+
+    @classmethod
+    def of(cls, updates: Sequence[Update]) -> Signals:
+        """Return the signals of some updates, at least one."""
+        deltas = all(update.kind == "delta" for update in updates)
+        lengths = [float(np.linalg.norm(u.content.values)) if deltas else nan for u in updates]
+        return cls(fmean(lengths), fmean(update.loss for update in updates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +165,8 @@ class Tutor(Protocol):
             where: Which weights of each may change, shape (P,), None for all; empty if all of all.
         """
 
-    def quality(self, newest: Newest) -> float:
-        """Return how far the teacher is from guessing, from 0 to 1.
-
-        ``(mean largest probability - 1/C) / (1 - 1/C)`` on inputs that are always the same.
-        """
+    def quality(self, newest: Newest) -> Quality:
+        """Return how good the teacher is, on inputs that are always the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +174,22 @@ class Making:
     """A version that is being made.
 
     Attributes:
-        late: How many of the updates in it are late.
+        updates: How many updates are in it.
+        late: How many of them are late.
         newest: What it is made from.
         model: What the aggregation has made of it, shape (P,); a correction changes it in place.
         where: Which weights may change, shape (P,); None for all.
+        memory: What the correction remembers.
+        signals: Where it asks for them (`hears`).
     """
 
+    updates: int
     late: int
     newest: Newest
     model: Vector
     where: Where | None = None
+    memory: Arrays = field(default_factory=dict)
+    signals: Signals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +199,12 @@ class Amended:
     Attributes:
         changed: Whether it changed anything.
         measures: Figures for the log and MLflow.
+        memory: What it remembers from now on.
     """
 
     changed: bool = False
     measures: Mapping[str, float] = field(default_factory=dict)
+    memory: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +250,14 @@ class CorrectionPolicy(Policy):
     def weighs_delay(self) -> bool:
         """Say whether it depends on s(d), and does nothing where that is always 1."""
         return False
+
+    def hears(self) -> bool:
+        """Say whether `amend` asks for the signals of a version's updates."""
+        return False
+
+    def start(self) -> Arrays:
+        """Return what `amend` remembers at first: arrays of fixed shapes."""
+        return {}
 
     def rows(self) -> int:
         """Return how many inputs that are no client's it needs at least; 0 needs no tutor."""
@@ -260,8 +312,8 @@ class CorrectionPolicy(Policy):
 
     def amend(self, making: Making, tutor: Tutor | None, rng: np.random.Generator) -> Amended:
         """Correct what the aggregation has made, in place."""
-        del making, tutor, rng
-        return Amended()
+        del tutor, rng
+        return Amended(memory=making.memory)
 
     @abstractmethod
     def flops(self, staleness: int, forward_flops: float) -> float:

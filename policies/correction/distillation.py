@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PositiveFloat
 
 from policies.correction.base import CHECKED, Anchor, Corrected, Lesson, Newest, Own, Tutor, Where
 from policies.correction.stages import Distilling, means, measured
@@ -57,7 +57,7 @@ class Distillation(Distilling):
         strength: Largest lambda.
         stage: How lambda grows.
         ramp: Updates that this takes; 0 for all of it at once, from the second version.
-        gates: Factors of lambda. `quality`: how far the teacher is from guessing (`Tutor.quality`).
+        gates: Factors of lambda. `quality`: how far the teacher is from guessing (`Quality.sure`).
             `delay`: ``1 - s(d)`` of the staleness policy.
         anchor: What the rest of the loss holds a student to.
         proxy: Whose inputs teach, and so who corrects.
@@ -74,6 +74,7 @@ class Distillation(Distilling):
     """
 
     kind: Literal["distillation"] = "distillation"
+    rate: PositiveFloat = 0.05
     gates: Annotated[tuple[Gate, ...], AfterValidator(_once)] = ()
     anchor: Anchor = "student"
     proxy: Proxy = "holdout"
@@ -103,7 +104,9 @@ class Distillation(Distilling):
         return 0 if self.at_client() else self._lesson().drawn + CHECKED
 
     def _lesson(self) -> Lesson:
-        return self.lesson(fresh=True, anchor=self.anchor)
+        return Lesson(
+            self.temperature, self.steps, self.rate, self.batch, fresh=True, anchor=self.anchor
+        )
 
     def correct(
         self,
@@ -141,7 +144,7 @@ class Distillation(Distilling):
         """Return lambda of each update; 0 for those that are not late."""
         strength = self.at(newest.updates)
         if strength and "quality" in self.gates:
-            strength *= self.taught_by(tutor).quality(newest)
+            strength *= self.taught_by(tutor).quality(newest).sure
         return [strength * self._delayed(c.weight) if c.staleness else 0.0 for c in batch]
 
     def _delayed(self, weight: float) -> float:
@@ -195,7 +198,8 @@ class Distillation(Distilling):
         self, own: Own, newest: Newest, tutor: Tutor, rng: np.random.Generator
     ) -> tuple[Vector, Mapping[str, float]]:
         """Replay the client's step on the newest model, or take its model as it stands."""
-        strength = own.strength * (tutor.quality(newest) if "quality" in self.gates else 1.0)
+        sure = tutor.quality(newest).sure if "quality" in self.gates else 1.0
+        strength = own.strength * sure
         if not strength:
             return own.weights, {}
         replayed = own.kind != "weights"

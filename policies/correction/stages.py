@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from policies.correction.base import Anchor, CorrectionPolicy, Lesson, Taught, Tutor
+from policies.correction.base import CorrectionPolicy, Taught, Tutor
 from policies.types import RunError
 
 Stage = Literal["saturating", "linear", "sigmoid"]
@@ -36,7 +36,6 @@ class Distilling(CorrectionPolicy):
     ramp: NonNegativeFloat = 300.0
     temperature: PositiveFloat = 2.0
     steps: PositiveInt = 5
-    rate: PositiveFloat = 0.05
     batch: PositiveInt = 64
 
     def at(self, updates: int) -> float:
@@ -46,10 +45,6 @@ class Distilling(CorrectionPolicy):
         if not self.ramp:
             return self.strength
         return self.strength * _SHAPES[self.stage](updates / self.ramp)
-
-    def lesson(self, *, fresh: bool = False, anchor: Anchor = "student") -> Lesson:
-        """Return how students learn."""
-        return Lesson(self.temperature, self.steps, self.rate, self.batch, fresh, anchor)
 
     def taught_by(self, tutor: Tutor | None) -> Tutor:
         """Return the tutor.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, isfinite
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -11,11 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from policies.correction.base import CHECKED, Lesson, Newest, Taught, Where
+from policies.correction.base import CHECKED, Lesson, Newest, Quality, Taught, Where
 from policies.training.chain_torch import Chain, aligned
 from policies.training.flat_torch import FlatModel
 
 _HALVINGS: Final = 2
+_FIRST_RATE: Final = 0.002
+"""Of the first step of all, before anything is known of the curvature."""
+_REMEMBERED: Final = 0.9
+"""What is left of older curvatures in their mean, from one lesson to the next."""
+_LOOKED_AT: Final = 2
+"""Steps whose gradients are compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +55,7 @@ class _Task:
         return (self.said.exp() * (self.said - found)).sum(2).mean(1).clamp_min(0.0)
 
     def wish(self, place: int, answers: Tensor, strengths: Tensor, own: Tensor | None) -> Tensor:
-        """Return minus rate times the gradient of the loss by the answers, shape (g, b, C).
+        """Return minus the gradient of the loss by the answers, shape (g, b, C).
 
         Args:
             place: Which batch.
@@ -68,7 +75,7 @@ class _Task:
             right = torch.zeros_like(target)
             right.scatter_(1, self.labels[place].unsqueeze(1), 1.0)
             wish += (1 - strengths) * (right - torch.softmax(answers, 2))
-        return wish.mul_(self.lesson.rate / answers.shape[1])
+        return wish.div_(answers.shape[1])
 
 
 class ModelTutor:
@@ -122,13 +129,15 @@ class ModelTutor:
             np.copyto(students[place], self._model.params.numpy())
         return taught
 
-    def quality(self, newest: Newest) -> float:
-        """Return how far the teacher is from guessing; see `Tutor.quality`."""
+    def quality(self, newest: Newest) -> Quality:
+        """Return how good the teacher is; see `Tutor.quality`."""
         with torch.no_grad():
             answers = torch.softmax(self._teacher(newest, self._same), 1)
+            mean = answers.mean(0)
             guess = 1 / answers.shape[1]
-            sure = float(answers.max(1).values.mean())
-        return min(max((sure - guess) / (1 - guess), 0.0), 1.0)
+            sure = (float(answers.max(1).values.mean()) - guess) / (1 - guess)
+            entropy = float(torch.special.entr(mean).sum())
+        return Quality(min(max(sure, 0.0), 1.0), min(exp(entropy) * guess, 1.0))
 
     def _drawn(self, lesson: Lesson, rng: np.random.Generator) -> list[Tensor]:
         """Return the inputs of each step, shape (rows,): no input twice while there are others."""
@@ -252,17 +261,22 @@ def _learn(
     if lesson.anchor == "student" and min(strengths) < 1:
         owns = [torch.softmax(students.answers(x) / lesson.temperature, 2) for x in task.inputs]
     pull = lesson.anchor == "weights" and min(strengths) < 1
+    pace = _Pace(lesson)
     for step in range(lesson.steps):
         place = step % len(task.inputs)
         answers = students.answers(task.inputs[place], to_learn=True)
         wish = task.wish(place, answers, shares, None if owns is None else owns[place])
-        if flags is None and not pull:
-            students.follow(wish)
+        if flags is None and not pull and not pace.looks(step):
+            students.follow(wish.mul_(pace.rate))
             continue
         change = students.changes(wish)
         if pull:
-            change.addcmul_(start - params, lesson.rate * (1 - shares[:, 0]))
-        params += change if flags is None else change * flags
+            change.addcmul_(start - params, 1 - shares[:, 0])
+        if flags is not None:
+            change *= flags
+        if pace.looks(step):
+            pace.see(change)
+        params.add_(change, alpha=pace.rate)
     if flags is not None:
         params.copy_(torch.where(flags, params, start))
     moved = params - start
@@ -279,4 +293,43 @@ def _learn(
     params[worse] = start[worse]
     lengths = kept * moved.norm(dim=1)
     figures = zip(before.tolist(), after.tolist(), lengths.tolist(), kept.tolist(), strict=True)
-    return [Taught(*one) for one in figures]
+    return [Taught(*one, curvature=pace.curvature) for one in figures]
+
+
+class _Pace:
+    """How long steps are: as the lesson says, or 1 over the mean curvature along the first two.
+
+    With the changes g_0, g_1 that two steps wish for and what the first one has moved,
+    ``d = rate g_0``, the curvature is ``d (g_0 - g_1) / d d``. What counts is a moving mean over
+    the lessons, since single ones jump.
+
+    Attributes:
+        rate: Of the next step.
+        curvature: L; 0 where nobody looks.
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        self._looks = lesson.rate is None
+        self.curvature = lesson.curvature if self._looks else 0.0
+        self.rate = self._by_curvature() if lesson.rate is None else lesson.rate
+        self._before: Tensor | None = None
+
+    def looks(self, step: int) -> bool:
+        """Say whether a step's changes have to be seen."""
+        return self._looks and step < _LOOKED_AT
+
+    def see(self, change: Tensor) -> None:
+        """Learn from the changes of a step, shape (1, P), before it is taken."""
+        if self._before is None:
+            self._before = change.clone()
+            return
+        before = self._before.flatten()
+        length = self.rate * float(before @ before)
+        found = float(before @ (before - change.flatten())) / length if length > 0 else 0.0
+        if isfinite(found) and found > 0:
+            old = self.curvature or found
+            self.curvature = _REMEMBERED * old + (1 - _REMEMBERED) * found
+        self.rate = self._by_curvature()
+
+    def _by_curvature(self) -> float:
+        return 1 / self.curvature if self.curvature > 0 else _FIRST_RATE

@@ -12,7 +12,7 @@ from actors.intake import Delivery
 from actors.publisher import whole_message
 from actors.server import Server
 from actors.work import Work
-from policies.correction import Lesson, Newest, Taught
+from policies.correction import Lesson, Newest, Quality, Taught
 from policies.method import Method
 from policies.sparsity import DenseDownlink
 from policies.types import Address, PayloadKind, Vector, Version
@@ -24,7 +24,7 @@ SCHEMA = ModelSchema((TensorSpec("w", (P,), prunable=True),))
 START = np.linspace(1, 2, P, dtype=np.float32)
 V0, V1 = Version(0, 0), Version(1, 0)
 INITIAL = whole_message(DenseDownlink(), SCHEMA, V0, START, np.empty(0, dtype=np.float32))
-CORRECTION = {"kind": "step-distillation", "stretch": 1}
+CORRECTION = {"kind": "step-distillation", "stretch": 1, "rate": 0.05}
 
 
 class AddsHundred:
@@ -50,9 +50,9 @@ class AddsHundred:
             student[slice(None) if may is None else may] += np.float32(100)
         return [Taught(1.0, 0.5, 1.0, 1.0)] * len(strengths)
 
-    def quality(self, newest: Newest) -> float:
+    def quality(self, newest: Newest) -> Quality:
         del newest
-        return 1.0
+        return Quality(1.0, 1.0)
 
 
 def server(tutor: AddsHundred, **method: Any) -> Server:

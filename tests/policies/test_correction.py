@@ -23,6 +23,8 @@ from policies.correction import (
     Newest,
     NoCorrection,
     Own,
+    Quality,
+    Signals,
     StepDistillation,
     Taught,
 )
@@ -75,28 +77,29 @@ def drawn(seed: int, size: int) -> Vector:
 class Recording:
     """Notes the lesson; teaches nothing but adds one to the student."""
 
-    def __init__(self, kept: float = 1.0, quality: float = 1.0) -> None:
+    def __init__(self, kept: float = 1.0, quality: float = 1.0, even: float = 1.0) -> None:
         self.lesson: Lesson | None = None
         self.strengths: list[float] = []
         self.students: Any = None
         self.where: Any = None
         self._kept = kept
-        self._quality = quality
+        self._quality = Quality(quality, even)
 
     def teach(self, students: Any, *told: Any) -> list[Taught]:
         self.strengths, _, self.lesson, _, self.where = told
         self.students = students.copy()
         students += np.float32(self._kept)
-        return [Taught(0.5, 0.25, 2.0, self._kept)] * len(students)
+        return [Taught(0.5, 0.25, 2.0, self._kept, curvature=8.0)] * len(students)
 
-    def quality(self, newest: Newest) -> float:
+    def quality(self, newest: Newest) -> Quality:
         del newest
         return self._quality
 
 
 def making(**more: Any) -> Making:
-    newest = Newest(drawn(0, 8), NONE, more.pop("updates", 50))
-    return Making(**({"late": 1, "newest": newest, "model": drawn(1, 8)} | more))
+    newest = Newest(drawn(0, 8), NONE, more.pop("before", 50))
+    given_ = {"updates": 4, "late": 1, "newest": newest, "model": drawn(1, 8)}
+    return Making(**(given_ | {"memory": StepDistillation().start()} | more))
 
 
 # ---------------------------------------------------------------- when, and how strongly
@@ -117,7 +120,7 @@ def test_the_stage_by_hand() -> None:
 @pytest.mark.parametrize(
     ("policy", "made"),
     [
-        (StepDistillation(), {"updates": 0}),
+        (StepDistillation(), {"before": 0}),
         (StepDistillation(), {"late": 0}),
         (StepDistillation(strength=0), {}),
         (NoCorrection(), {}),
@@ -138,7 +141,9 @@ def test_the_uncorrected_method_bit_for_bit(policy: CorrectionPolicy, made: Any)
 def test_what_is_told() -> None:
     """Strength, both divergences, the length and the share that was kept."""
     tutor = Recording()
-    policy = StepDistillation(strength=0.5, ramp=0, steps=3, rate=0.2, batch=9, temperature=4)
+    policy = StepDistillation(
+        strength=0.5, ramp=0, steps=3, rate=0.2, batch=9, temperature=4, stretch=3
+    )
     amended = policy.amend(making(), tutor, stream(0, "correction"))
     assert (tutor.lesson, tutor.strengths) == (Lesson(4.0, 3, 0.2, 9), [0.5])
     assert amended.changed
@@ -160,7 +165,7 @@ def test_the_step_is_lengthened_before_the_lesson(kept: float) -> None:
     """Three times as long at the largest lambda, twice at half of it; not if nothing was kept."""
     version = making(where=np.arange(8) < 6)
     newest, plain = version.newest.model, version.model.copy()
-    policy = StepDistillation(ramp=50 / np.log(2), stretch=3)
+    policy = StepDistillation(ramp=50 / np.log(2), stretch=3, rate=0.1)
     assert policy.at(version.newest.updates) == pytest.approx(0.5)
     policy.amend(version, Recording(kept), stream(0, "correction"))
     expected = newest + 2 * (plain - newest) + 1 if kept else plain
@@ -172,10 +177,11 @@ def test_the_step_is_lengthened_before_the_lesson(kept: float) -> None:
 
 
 def test_what_it_costs() -> None:
-    """64 inputs, 10 steps: 32 answers each, and 64 that are checked three times."""
+    """64 inputs, 10 steps: 32 answers each, and 64 that are checked three times, or four."""
     policy = StepDistillation()
     assert policy.rows() == 64 + 64
-    assert policy.version_flops(10.0) == 10.0 * (32 * 64 + 3 * 64)
+    assert policy.version_flops(10.0) == 10.0 * (32 * 64 + 4 * 64)
+    assert StepDistillation(stretch=2).version_flops(10.0) == 10.0 * (32 * 64 + 3 * 64)
     assert policy.flops(3, 10.0) == 0
     assert NoCorrection().version_flops(10.0) == 0
 
@@ -385,13 +391,146 @@ def test_dropout_is_off() -> None:
 
 
 def test_the_quality_of_a_teacher() -> None:
-    """0 if all classes are equally likely, near 1 if it is sure, between them by its confidence."""
+    """Guessing, sure of one class alone, 3 to 1 for one, sure of both in turn: by hand."""
     tutor = linear()
-    assert tutor.quality(Newest(np.zeros(8, dtype=np.float32), NONE, 0)) == 0
+    guess = tutor.quality(Newest(np.zeros(8, dtype=np.float32), NONE, 0))
+    assert guess == pytest.approx((0, 1), abs=1e-6)
     sure = np.array([0, 0, 0, 0, 0, 0, 30, -30], dtype=np.float32)
-    assert tutor.quality(Newest(sure, NONE, 0)) == pytest.approx(1)
-    odds = np.array([0, 0, 0, 0, 0, 0, np.log(3), 0], dtype=np.float32)  # 3 to 1
-    assert tutor.quality(Newest(odds, NONE, 0)) == pytest.approx(0.5)
+    assert tutor.quality(Newest(sure, NONE, 0)) == pytest.approx((1, 0.5))
+    odds = np.array([0, 0, 0, 0, 0, 0, np.log(3), 0], dtype=np.float32)
+    even = np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)) / 2
+    assert tutor.quality(Newest(odds, NONE, 0)) == pytest.approx((0.5, even))
+    turns = np.array([1e3, 0, 0, -1e3, 0, 0, 0, 0], dtype=np.float32)  # by the first input's sign
+    share = float((_DRAWN[:CHECKED, 0] > 0).mean())
+    even = np.exp(-share * np.log(share) - (1 - share) * np.log(1 - share)) / 2
+    assert tutor.quality(Newest(turns, NONE, 0)) == pytest.approx((1, even), abs=0.02)
+
+
+def test_steps_by_curvature_by_hand() -> None:
+    """0.002 first; then 1 / L of the change between two gradients; L is a mean over lessons."""
+    teacher = drawn(2, 8)
+
+    def gradient(weights: Vector) -> Any:
+        error = (probabilities(weights, 2.0) - probabilities(teacher, 2.0)) * 2.0 / 40
+        return np.concatenate([(error.T @ INPUTS).ravel(), error.sum(0)])
+
+    student = start = drawn(1, 8).astype(np.float64)
+    first = gradient(start)
+    moved = -0.002 * first
+    second = gradient(start + moved)
+    curvature = moved @ (second - first) / (moved @ moved)
+    student = start + moved - second / curvature
+    taught_student = drawn(1, 8)
+    taught = teach(linear(), taught_student, teacher, Lesson(2.0, 2, None, 40))
+    assert taught.curvature == pytest.approx(curvature, rel=1e-2)
+    np.testing.assert_allclose(taught_student, student, rtol=1e-2, atol=1e-3)
+    known = Lesson(2.0, 2, None, 40, curvature=10.0)
+    moved = -first / 10
+    found = moved @ (gradient(start + moved) - first) / (moved @ moved)
+    again = teach(linear(), drawn(1, 8), teacher, known)
+    assert again.curvature == pytest.approx(0.9 * 10 + 0.1 * found, rel=1e-2)
+    assert teach(linear(), drawn(1, 8), teacher, Lesson(2.0, 2, 0.1, 40)).curvature == 0
+
+
+# ---------------------------------------------------------------- what sets itself
+
+
+def amended(policy: StepDistillation, tutor: Recording, **more: Any) -> tuple[Any, float]:
+    """Amend a version whose step is (3, 4, 0, ...), 5 long; return what came and how long it is."""
+    newest = Newest(drawn(0, 8), NONE, 50)
+    step = np.array([3, 4, 0, 0, 0, 0, 0, 0], dtype=np.float32)
+    version = making(newest=newest, model=newest.model + step, **more)
+    found = policy.amend(version, tutor, RNG)
+    lengthened = np.linalg.norm(tutor.students[0] - newest.model) / 5 if tutor.lesson else 1.0
+    return found, float(lengthened)
+
+
+def test_the_stretch_that_sets_itself() -> None:
+    """Updates 10 long whose step is 5 long: twice; the gates by hand; never beyond its bounds."""
+    policy = StepDistillation()
+    for length, quality, even, updates, expected in (
+        (10, 1.0, 1.0, 4, 2.0),
+        (10, 0.5, 1.0, 4, 2.0),  # sure enough
+        (10, 0.25, 1.0, 4, 1.5),
+        (10, 0.25, 0.5, 4, 1.25),
+        (10, 0.0, 1.0, 4, 1.0),
+        (4, 1.0, 1.0, 4, 1.0),  # never shorter
+        (100, 1.0, 1.0, 9, 4.0),
+        (100, 1.0, 1.0, 1, 2.0),  # 2 sqrt(K)
+        (np.nan, 1.0, 1.0, 4, 1.0),  # weights
+    ):
+        tutor = Recording(quality=quality, even=even)
+        signals = Signals(length, 0.5)
+        found, stretched = amended(policy, tutor, signals=signals, updates=updates)
+        assert stretched == pytest.approx(expected, rel=1e-5)
+        assert found.measures["correction_stretch"] == pytest.approx(expected)
+        assert found.measures["correction_sure"] == quality
+        assert found.measures["correction_even"] == even
+        assert found.measures["correction_trust"] == 1.0
+    long = StepDistillation(longest=9)
+    assert amended(long, Recording(), signals=Signals(40, 0.5), updates=25)[1] == pytest.approx(8)
+
+
+def test_trust_by_hand() -> None:
+    """Full while losses fall; less from a quarter above the lowest mean; then it lets go."""
+    policy, memory = StepDistillation(), StepDistillation().start()
+    trusts, strengths = [], []
+    losses = [1.0, 0.8, 0.6, 0.4, 0.4, 2.0, 2.0, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
+    weight, total, lowest, expected = 0.0, 0.0, np.inf, []
+    for seen, loss in enumerate(losses, 1):
+        weight, total = 0.8 * weight + 0.2, 0.8 * total + 0.2 * loss
+        lowest = total / weight if seen <= 3 else min(lowest, total / weight)
+        expected.append(float(np.clip(1 - (total / weight / lowest - 1.25) / 0.5, 0, 1)))
+        tutor = Recording()
+        found, _ = amended(policy, tutor, signals=Signals(10, loss), memory=memory)
+        memory = found.memory
+        trusts.append(found.measures.get("correction_trust", 0.0))
+        strengths.append(tutor.strengths[0] if tutor.lesson else 0.0)
+    assert trusts == pytest.approx([v if v > 0.02 else 0 for v in expected])
+    assert strengths == pytest.approx(trusts)
+    assert trusts[:5] == [1] * 5
+    assert min(trusts) == 0, "it let go"
+    assert trusts[-1] == 1, "and came back"
+    nothing, _ = amended(policy, Recording(), signals=Signals(10, np.nan), memory=memory)
+    assert nothing.measures["correction_trust"] == 1, "losses that nobody knows do not count"
+
+
+def test_a_number_does_not_set_itself() -> None:
+    """The plain schedule: no gates, no trust, no signals asked for."""
+    policy = StepDistillation(stretch=2.5, rate=0.1)
+    assert not policy.hears()
+    assert StepDistillation().hears()
+    tutor = Recording(quality=0.0)
+    found, stretched = amended(policy, tutor)
+    assert stretched == pytest.approx(2.5)
+    assert tutor.lesson == Lesson(2.0, 10, 0.1, 64)
+    assert "correction_trust" not in found.measures
+    for wrong in (0.5, "often"):
+        with pytest.raises(ValidationError, match="stretch"):
+            StepDistillation.model_validate({"kind": "step-distillation", "stretch": wrong})
+
+
+def test_the_curvature_is_remembered() -> None:
+    """What a lesson has found is where the next one begins; a fixed rate knows nothing of it."""
+    policy, tutor = StepDistillation(), Recording()
+    first, _ = amended(policy, tutor, signals=Signals(10, 0.5))
+    assert tutor.lesson == Lesson(2.0, 10, None, 64)
+    amended(policy, tutor, signals=Signals(10, 0.5), memory=first.memory)
+    assert tutor.lesson == Lesson(2.0, 10, None, 64, curvature=8.0)
+    fixed = StepDistillation(rate=0.1)
+    amended(fixed, tutor, signals=Signals(10, 0.5), memory=first.memory)
+    assert tutor.lesson is not None
+    assert tutor.lesson.rate == 0.1
+
+
+def test_signals_by_hand() -> None:
+    """Mean length of deltas and mean loss; of weights no length."""
+    updates = [late(Dense(np.array([3, 4], dtype=np.float32))).update]
+    updates += [replace(updates[0], content=Dense(np.zeros(2, dtype=np.float32)), loss=1.5)]
+    assert Signals.of(updates) == Signals(2.5, 1.0)
+    weights = Signals.of([replace(updates[0], kind="weights")])
+    assert np.isnan(weights.length)
+    assert weights.loss == 0.5
 
 
 # ---------------------------------------------------------------- every update by itself
