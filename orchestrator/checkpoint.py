@@ -40,6 +40,7 @@ from orchestrator.plan import Flight, Round
 from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
 from orchestrator.stages import Compute, Download, Stage, Upload
 from orchestrator.timetable import Leg
+from policies.correction import Signals
 from policies.guards import StopReason
 from policies.selection import Past
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
@@ -422,5 +423,6 @@ def _read_committed(rows: Sequence[Sequence[Any]]) -> tuple[Committed, ...]:
 
 
 def _read_gathered(*row: Any) -> Gathered:
-    *sent, committed = row
-    return Gathered._make((*sent, _read_committed(committed)))
+    *sent, committed, signals = row
+    said = None if signals is None else Signals(*signals)
+    return Gathered._make((*sent, _read_committed(committed), said))

@@ -206,7 +206,8 @@ class Distillation(Distilling):
         self, own: Own, newest: Newest, tutor: Tutor, rng: np.random.Generator
     ) -> tuple[Vector, Mapping[str, float]]:
         """Replay the client's step on the newest model, or take its model as it stands."""
-        strength = own.strength * (tutor.quality(newest).sure if "quality" in self.gates else 1.0)
+        sure = tutor.quality(newest).sure if "quality" in self.gates else 1.0
+        strength = own.strength * sure
         if not strength:
             return own.weights, {}
         replayed = own.kind != "weights"

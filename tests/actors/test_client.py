@@ -14,6 +14,7 @@ import xxhash
 
 from actors import client as client_module
 from actors.client import ALIGNMENT, Client
+from actors.corrector import Corrector
 from actors.faults import PlannedError
 from actors.first_version import first_version
 from actors.intake import Delivery
@@ -23,7 +24,7 @@ from actors.learning.sources.packaged import Digits
 from actors.server import Server
 from actors.work import Assignment, Order, Shards, Work
 from policies.types import Address, Buffer, Reason, Version, stream, stream_seed
-from policies.update import Sparse
+from policies.update import Base, Mask, Sparse
 from policies.wire import WireError, check_finite, decode, least_bytes
 
 V0 = Version(0, 0)
@@ -279,6 +280,34 @@ def test_an_update_is_corrected_by_a_newer_version(data: DataSet, model: str) ->
     assert found["correction_kl_after"] < found["correction_kl_before"]
     stronger = late._replace(strength=0.9)
     assert not same_body(here.train(stronger, base, NONE, teacher)[0], alone[0], here)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_what_is_pruned_stays(masked: bool, data: DataSet) -> None:
+    """Outside the newest mask, and where sparse weights are zero, a lesson changes nothing."""
+    settings = correcting("mlp").model_dump()
+    settings["method"]["uplink"] = {"kind": "packed" if masked else "sparse-weights"}
+    of, held = Work.model_validate(settings), Dealt(data, SHARDS)
+    here = Client(of, held)
+    weights, newest = (
+        decode(initial(work(seed=seed), data), here.schema).content.values.copy() for seed in (1, 2)
+    )
+    living = np.flatnonzero(np.arange(weights.size) % 3)
+    mask = Mask(1, living) if masked else None
+    if not masked:
+        weights[::3] = 0
+    no_buffers = np.empty(0, dtype=np.float32)
+    corrected, figures = Corrector(of, held.shape).correct(
+        ask(1)._replace(strength=0.5),
+        weights,
+        Base(newest, here.schema),
+        (Base(newest, here.schema, mask=mask), no_buffers),
+        held.train(1, 0),
+    )
+    assert dict(figures)["correction_kept"] == 1
+    changed = np.flatnonzero(corrected != weights)
+    assert changed.size > 0
+    assert set(changed.tolist()) <= set(living.tolist())
 
 
 def test_what_is_kept_is_of_the_corrected_update(data: DataSet) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from orchestrator import people
+from orchestrator.books import Kind
 from orchestrator.mistakes import ExperimentFileError
 from policies.types import Version
 
@@ -337,7 +338,12 @@ def test_who_is_on_time_uploads_at_once(small: Any, ran: Any) -> None:
     "changes",
     [
         ("method.correction={kind: distillation, proxy: client, strength: 0}",),
-        (OWN, "method.aggregation={kind: fedavg, clients_per_round: 3, over_selection: 1.4}"),
+        (
+            OWN,
+            "method.aggregation={kind: fedavg, clients_per_round: 2, over_selection: 2}",
+            *EVEN,
+            "fleet.jitter={kind: lognormal, sigma: 2}",
+        ),
         (OWN, "method.staleness={kind: constant, max_staleness: 0}"),
     ],
     ids=["strength", "rounds", "too-stale"],
@@ -456,20 +462,35 @@ def test_clients_that_are_lost_on_the_way(small: Any, ran: Any) -> None:
 
 
 def test_rollbacks_on_the_way(small: Any, build: Any, ended: Any) -> None:
-    """Nobody learns from another lineage, and what was held for lessons is let go."""
-    count = iter(range(10**6))
+    """Nobody learns from another lineage, and what was held for lessons is let go.
 
-    def at_times(engine: Any) -> None:
-        if next(count) in {80, 200}:
-            engine.rollback()
+    Nor is anything fetched while the server, a slow one, is about to publish a new lineage.
+    """
+    moments = iter((4, 20, 10**6))  # versions
+    least = next(moments)
 
-    ring = "method.downlink={kind: difference}"
-    made = small(OWN, *EVEN, ring, "stop.versions=40", "evaluate.every_versions=2")
-    engine = build(made, between_events=at_times)
+    def before_a_lesson(engine: Any) -> None:
+        nonlocal least
+        state, event = engine.state, engine.turns._queue.peek()
+        if event is None or event.kind is not Kind.STAGE or state.head.number < least:
+            return
+        flight = state.flights[event.address]
+        late = flight.base < state.versions.newest == state.head
+        if late and flight.at == 1 and flight.base.lineage == state.head.lineage:
+            assert engine.rollback()
+            least = next(moments)
+
+    slow = ("method.downlink={kind: difference}", "server.flops=1e4")
+    made = small(OWN, *EVEN, *slow, "stop.versions=40", "evaluate.every_versions=2")
+    engine = build(made, between_events=before_a_lesson)
     engine.begin()
     engine.run()
     result = ended(engine)
     assert len(result.of("rolled_back")) == 2
+    turning = False
+    for row in result.rows:
+        turning = row["kind"] == "rolled_back" or (turning and row["kind"] != "published")
+        assert not (turning and row["kind"] == "fetched")
     lineages = {key(row): row["lineage"] for row in result.of("dispatched")}
     fetched = result.of("fetched")
     assert {row["lineage"] for row in fetched} == {0, 1, 2}
