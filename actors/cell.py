@@ -56,7 +56,7 @@ class Cell:
         self._hears = work.method.correction.hears()
         self._schema = schema
         self._number = number
-        self._intake = Intake(work.method, schema)
+        self._intake = Intake(work.method, schema, lengths=work.lengths)
         self._last: tuple[Version, list[Address], tuple[Gathered, Buffer]] | None = None
 
     def admit(self, delivery: Delivery, payload: Buffer) -> Admission:

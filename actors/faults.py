@@ -13,11 +13,15 @@ from typing import Final, Literal
 
 from policies.types import Address, Buffer, stream
 
-Fault = Literal["crash", "hang", "error", "garbage", "not-finite"]
+Fault = Literal["crash", "hang", "error", "garbage", "not-finite", "huge"]
 """crash: the process is killed in mid-training. hang: it never comes back. error: it raises.
-garbage: the payload is random bytes. not-finite: the payload holds NaN."""
+garbage: the payload is random bytes. not-finite: the payload holds NaN. huge: what was
+learnt is a thousand times as much."""
 
 IN_TRAINING: Final = frozenset({"crash", "hang", "error"})
+
+
+HUGE: Final = 1000.0
 
 
 class PlannedError(RuntimeError):

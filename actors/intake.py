@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ class Admission(NamedTuple):
         examples: n_k as reported.
         loss: Mean training loss as reported.
         hash: XXH3-128 of its bytes.
+        length: Euclidean length of its numbers; NaN where nobody wants to know.
     """
 
     address: Address
@@ -61,6 +63,7 @@ class Admission(NamedTuple):
     examples: int = 0
     loss: float = 0.0
     hash: str = ""
+    length: float = nan
 
 
 class Committed(NamedTuple):
@@ -94,6 +97,7 @@ class Intake:
         method: Says what clients send, and what lateness costs.
         schema: The tensors of payloads.
         masks: Returns the masks that payloads may name; None where the method has none.
+        lengths: Whether somebody wants to know how long updates are.
     """
 
     def __init__(
@@ -101,10 +105,13 @@ class Intake:
         method: Method,
         schema: ModelSchema,
         masks: Callable[[], Masks | None] = lambda: None,
+        *,
+        lengths: bool = False,
     ) -> None:
         self._method = method
         self._schema = schema
         self._masks = masks
+        self._lengths = lengths
         self._waiting: dict[Address, _Waiting] = {}
         self.last_number: dict[int, int] = {}  # of each client, the newest that was committed
 
@@ -140,6 +147,7 @@ class Intake:
             message.header.examples,
             message.header.scalar,
             digest,
+            float(np.linalg.norm(message.content.values)) if self._lengths else nan,
         )
         self._waiting[address] = _Waiting(self._own(message).update(), admission)
         return admission

@@ -22,7 +22,7 @@ from actors.server import Receipt, Server, Snapshot
 from actors.work import Work
 from policies import method
 from policies.correction import Tutor
-from policies.method import Method, most_parts
+from policies.method import most_parts
 from policies.sparsity import DenseDownlink
 from policies.types import Address, Arrays, Buffer, RunError, Vector, Version
 from policies.update import Content, Dense, ModelSchema, Sparse, TensorSpec
@@ -117,8 +117,8 @@ def _written(header: Header, values: Vector, buffers: Vector, schema: ModelSchem
 class _PartIntake(Intake):
     """Keeps of payloads over the whole model what is a part's."""
 
-    def __init__(self, method: Method, schema: ModelSchema, part: Part) -> None:
-        super().__init__(method, schema)
+    def __init__(self, work: Work, schema: ModelSchema, part: Part) -> None:
+        super().__init__(work.method, schema, lengths=work.lengths)
         self._part = part
 
     def _name(self, payload: Buffer) -> str:
@@ -150,7 +150,7 @@ class PartServer(Server):
     def __init__(self, work: Work, schema: ModelSchema, initial: Buffer, part: Part) -> None:
         self._part = part
         self._sent = schema
-        intake = _PartIntake(work.method, schema, part)
+        intake = _PartIntake(work, schema, part)
         super().__init__(work, part.schema, part_message(initial, schema, part), intake)
 
     def rollback(self, target: Buffer, expected: Version) -> tuple[Receipt, Buffer]:

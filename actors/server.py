@@ -123,7 +123,9 @@ class Server:
         self._pruned = work.method.pruning.start()
         self._masks = Masks.start(schema.parameters) if work.method.pruning.masks() else None
         self._density = self._asks({}, 0.0)
-        self._intake = intake or Intake(work.method, schema, lambda: self._masks)
+        self._intake = intake or Intake(
+            work.method, schema, lambda: self._masks, lengths=work.lengths
+        )
         self._last: tuple[Receipt, Buffer] | None = None
 
     @property

@@ -27,6 +27,7 @@ class Work(Settings):
 
     Attributes:
         shards: Servers that each hold a part of the model.
+        lengths: Whether somebody wants to know how long updates are.
     """
 
     seed: NonNegativeInt
@@ -34,6 +35,7 @@ class Work(Settings):
     model: Model
     method: Method
     shards: PositiveInt = 1
+    lengths: bool = False
 
     def build(self, shape: DataShape) -> FlatModel:
         """Return the model as the method trains it, drawn from the experiment's seed.

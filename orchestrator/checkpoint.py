@@ -41,7 +41,7 @@ from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
 from orchestrator.stages import Compute, Download, Stage, Upload
 from orchestrator.timetable import Leg
 from policies.correction import Signals
-from policies.guards import StopReason
+from policies.guards import Look, StopReason
 from policies.selection import Past
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
@@ -208,6 +208,7 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         **{name: getattr(state, name) for name in _COUNTS},
         "selection": sorted(state.selection),
         "past": sorted(past),
+        "looks": state.looks,
         "measures": sorted(state.measures.items()),
         "stopped": asdict(state.stopped) if state.stopped else None,
         "best": state.best,
@@ -285,6 +286,7 @@ class _Reader:
         if saved["past"]:
             past = {name: self._own(f"{_PAST}{name}") for name in saved["past"]}
             state.past = Past(examples=engine.plan.examples, **past)
+        state.looks = [Look(*look) for look in saved["looks"]]
         state.stopped = StopReason(**saved["stopped"]) if saved["stopped"] else None
         state.versions = self._versions()
         state.client_states = self._states()

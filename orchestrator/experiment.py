@@ -40,7 +40,7 @@ from orchestrator.tracking.tracker import TrackingSettings
 from policies.aggregation import AggregationPolicy
 from policies.base import Settings
 from policies.correction import CorrectionPolicy
-from policies.guards import Load, Quarantine, Stop
+from policies.guards import Anomaly, Load, Quarantine, Stop
 from policies.method import (
     PART_BLOCK,
     Method,
@@ -134,6 +134,7 @@ class Guards(Settings):
 
     quarantine: Quarantine = Quarantine()
     load: Load = Load()
+    anomaly: Anomaly = Anomaly()
 
 
 class PlannedFault(Settings):
@@ -219,6 +220,7 @@ class Experiment(Settings):
             model=self.model,
             method=self.method.among(self.fleet.clients),
             shards=self.server.shards,
+            lengths=self.guards.anomaly.length is not None,
         )
 
     def hosted(self) -> Hosting:

@@ -17,7 +17,7 @@ from orchestrator.fleet import ServerSettings
 from orchestrator.runtime import Finished, Pending, Place
 from orchestrator.stages import Compute, Download, Stage
 from orchestrator.timetable import Leg
-from policies.guards import Quarantine, Stop
+from policies.guards import Anomaly, Quarantine, Stop
 from policies.method import Method
 from policies.types import Address, Version
 
@@ -31,6 +31,7 @@ class Plan:
         method: The policies.
         stop: When the run has done enough.
         quarantine: When a client is no longer asked.
+        anomaly: When an update is not like the others.
         server: The modelled server.
         examination: How versions are tested.
         examples: Training examples of each client, shape (clients,).
@@ -43,6 +44,7 @@ class Plan:
     method: Method
     stop: Stop
     quarantine: Quarantine
+    anomaly: Anomaly
     server: ServerSettings
     examination: Task
     examples: np.ndarray[Any, np.dtype[np.int64]]
@@ -59,6 +61,7 @@ class Plan:
             method=experiment.method,
             stop=experiment.stop,
             quarantine=experiment.guards.quarantine,
+            anomaly=experiment.guards.anomaly,
             server=experiment.server,
             examination=Task(
                 settings=experiment.evaluate,

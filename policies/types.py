@@ -84,6 +84,7 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     WRONG_EXAMPLES = "wrong_examples"
     DUPLICATE = "duplicate"
+    ANOMALOUS = "anomalous"
     TOO_STALE = "too_stale"
     ROUND_CLOSED = "round_closed"
     OLD_LINEAGE = "old_lineage"
@@ -106,6 +107,7 @@ HOSTILE_REASONS: Final = frozenset(
         Reason.NOT_FINITE,
         Reason.WRONG_EXAMPLES,
         Reason.DUPLICATE,
+        Reason.ANOMALOUS,
         Reason.NO_RESULT,
     }
 )

@@ -11,7 +11,7 @@ from orchestrator.books import Ledger, Resources, Roster, VersionStore
 from orchestrator.client_states import ClientStates
 from orchestrator.plan import Flight, Round
 from orchestrator.runtime import Pending
-from policies.guards import Stop, StopReason
+from policies.guards import Look, Stop, StopReason
 from policies.selection import Past
 from policies.types import Address, Arrays, Version
 
@@ -61,6 +61,7 @@ class State:
         past: What is known of clients; None where the selection does not look back.
         selection: What the selection remembers.
         points: Times that observers were told.
+        looks: What the last accepted updates looked like, where a guard judges by them.
         in_vain: Times in a row that nothing came of asking, or nobody could be asked.
         stopped: Why the run ends; None before.
         ended_s: When the run had done enough, in its own time; None before. Tests of the last
@@ -88,6 +89,7 @@ class State:
     past: Past | None = None
     selection: Arrays = field(default_factory=dict)
     points: int = 0
+    looks: list[Look] = field(default_factory=list)
     in_vain: int = 0
     stopped: StopReason | None = None
     ended_s: float | None = None

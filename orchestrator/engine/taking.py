@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.intake import Admission
 from orchestrator.books import Event
 from orchestrator.engine.asking import Asking
 from orchestrator.engine.context import Context
@@ -10,6 +11,7 @@ from orchestrator.engine.travelling import Travelling
 from orchestrator.plan import Flight
 from orchestrator.runtime import Finished
 from orchestrator.stages import Download, Upload
+from policies.guards import Look
 from policies.types import ACCEPTED, Outcome, Reason, Verdict, Version, rejected
 
 
@@ -71,7 +73,21 @@ class Taking:
         if admission.examples > examples:
             detail = f"it claims {admission.examples} examples of {examples}"
             return rejected(Reason.WRONG_EXAMPLES, detail)
-        return self._timely(self._state.staleness(flight))
+        timely = self._timely(self._state.staleness(flight))
+        return self._usual(admission) if timely.accepted else timely
+
+    def _usual(self, admission: Admission) -> Verdict:
+        """Judge whether an update is like the others, and remember what it looks like if it is."""
+        guard, looks = self._plan.anomaly, self._state.looks
+        if not guard.judges:
+            return ACCEPTED
+        look = Look(admission.length, admission.loss)
+        finding = guard.finding(look, looks)
+        if finding:
+            return rejected(Reason.ANOMALOUS, finding)
+        looks.append(look)
+        del looks[: -guard.window]
+        return ACCEPTED
 
     def _timely(self, staleness: int) -> Verdict:
         """Judge how late an update is."""

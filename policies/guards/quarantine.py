@@ -11,9 +11,9 @@ from policies.types import HOSTILE_REASONS, Verdict
 class Quarantine(Settings):
     """Leave out a client after `after` updates in a row that speak against it.
 
-    Malformed, oversized, non-finite and foreign updates count, and those that never came because
-    their training ended the process each time; late ones do not. An accepted update clears the
-    count.
+    Malformed, oversized, non-finite, foreign and anomalous updates count, and those that never came
+    because their training ended the process each time; late ones do not. An accepted update clears
+    the count.
     """
 
     after: PositiveInt = 3

@@ -38,6 +38,10 @@ VARIETY = (
     ("method.aggregation.kind=fedasync",),
     ("method.aggregation={kind: fedavg, clients_per_round: 3, over_selection: 1.4}",),
     ("server.flops=2e4", "evaluate.every_versions=1"),
+    (
+        "guards.anomaly={length: 4, loss: 3, window: 12}",
+        "faults=[{fault: huge, client: 1, number: 3}, {fault: huge, client: 2, number: 2}]",
+    ),
     ("faults=[{fault: garbage, client: 2}, {fault: not-finite, client: 3}]",),
     ("clock=virtual", "method.uplink.kind=dense", "method.concurrency=6"),
     ("method.selection={kind: oort, pacer_window: 2}",),

@@ -643,3 +643,30 @@ def test_measures_go_to_the_version_that_was_tested(small: Any, ran: Any) -> Non
     assert len(points.seen) > 3
     for version, metrics in points.seen.items():
         assert metrics.get("density") == measured.get(version)
+
+
+HUGE = "faults=[{fault: huge, client: 2, number: 4}, {fault: huge, client: 1, number: 5}]"
+GUARDED = "guards.anomaly={length: 10, loss: 10, window: 20}"
+
+
+def test_what_is_unlike_the_others_is_rejected(small: Any, ran: Any) -> None:
+    """An update a thousand times as long is in no version, and speaks against its client."""
+    many = ("stop.versions=14", "stop.no_progress=null")
+    result = ran(small(HUGE, GUARDED, *many))
+    odd = [row for row in result.of("arrived") if row["reason"] == "anomalous"]
+    assert {(row["client"], row["number"]) for row in odd} == {(2, 4), (1, 5)}
+    assert all("times the median" in row["detail"] for row in odd)
+    assert all(row["outcome"] == "rejected" for row in odd)
+    hurt = ran(small(HUGE, *many))
+    assert not [row for row in hurt.of("arrived") if row["reason"] == "anomalous"]
+    accuracies = [one.of("evaluated")[-1]["accuracy"] for one in (result, hurt)]
+    assert accuracies[0] > accuracies[1] + 0.1
+    strict = ran(small(HUGE, GUARDED, "guards.quarantine.after=1", *many))
+    assert {row["client"] for row in strict.of("quarantined")} == {1, 2}
+
+
+def test_the_guard_leaves_a_sound_run_alone(small: Any, ran: Any) -> None:
+    """The same versions with it as without."""
+    plain, guarded = ran(small()), ran(small(GUARDED))
+    hashes = [[row["hash"] for row in one.of("published")] for one in (plain, guarded)]
+    assert hashes[0] == hashes[1]

@@ -7,7 +7,7 @@ from math import inf, nan
 import pytest
 from pydantic import ValidationError
 
-from policies.guards import Figures, NoProgress, Quarantine, Stop
+from policies.guards import Anomaly, Figures, Look, NoProgress, Quarantine, Stop
 from policies.types import (
     ACCEPTED,
     HOSTILE_REASONS,
@@ -188,3 +188,26 @@ def test_one_strike_can_be_enough() -> None:
     assert Quarantine(after=1).applies(1)
     with pytest.raises(ValidationError, match="greater than 0"):
         Quarantine(after=0)
+
+
+USUAL = [Look(length, loss) for length, loss in zip(range(1, 12), [0.5] * 11, strict=True)]
+
+
+def test_anomalies_by_hand() -> None:
+    """Against the medians 6 and 0.5 of eleven updates; nothing is said of what is not asked."""
+    guard = Anomaly(length=3, loss=4)
+    assert guard.finding(Look(18.0, 2.0), USUAL) == ""
+    assert guard.finding(Look(18.1, 0.1), USUAL) == (
+        "its length 18.1 is more than 3 times the median 6"
+    )
+    assert (
+        guard.finding(Look(1.0, 2.1), USUAL) == "its loss 2.1 is more than 4 times the median 0.5"
+    )
+    assert guard.finding(Look(1e9, 1e9), USUAL[:9]) == "", "too few to judge by"
+    assert Anomaly(loss=4).finding(Look(float("nan"), 0.5), USUAL) == ""
+    assert Anomaly(length=3).finding(Look(1.0, 1e9), USUAL) == ""
+    assert not Anomaly().judges
+    assert guard.judges
+    for wrong in ({"length": 1}, {"loss": 0.5}, {"window": 0}):
+        with pytest.raises(ValidationError):
+            Anomaly.model_validate(wrong)
