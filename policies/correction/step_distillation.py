@@ -129,7 +129,7 @@ class StepDistillation(Distilling):
     stretch: Auto | Annotated[float, Field(ge=1)] = "auto"
     longest: Annotated[float, Field(ge=1)] = 4.0
     rate: Auto | PositiveFloat = "auto"
-    steps: PositiveInt = 10
+    steps: PositiveInt = 7
     proxy: Literal["holdout", "generated"] = "holdout"
 
     def draws(self) -> bool:
@@ -218,5 +218,5 @@ class StepDistillation(Distilling):
         """Return what steps and checks take; a step is three times as much as an answer."""
         if not self.strength:
             return 0.0
-        answers = (2 + 3 * self.steps) * self.batch + (3 + self.hears()) * CHECKED
+        answers = (2 + 3 * self.steps) * self.batch + 3 * CHECKED
         return answers * forward_flops

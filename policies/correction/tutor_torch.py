@@ -101,6 +101,7 @@ class ModelTutor:
         self._model = model
         every = torch.from_numpy(np.ascontiguousarray(inputs))
         self._same, self._others = every[:checked], every[checked:]
+        self._last: tuple[Newest, Tensor] | None = None
         self._labels = None if labels is None else torch.from_numpy(labels[checked:].copy())
 
     def teach(
@@ -132,7 +133,7 @@ class ModelTutor:
     def quality(self, newest: Newest) -> Quality:
         """Return how good the teacher is; see `Tutor.quality`."""
         with torch.no_grad():
-            answers = torch.softmax(self._teacher(newest, self._same), 1)
+            answers = torch.softmax(self._said(newest), 1)
             mean = answers.mean(0)
             guess = 1 / answers.shape[1]
             sure = (float(answers.max(1).values.mean()) - guess) / (1 - guess)
@@ -157,6 +158,12 @@ class ModelTutor:
         found: Tensor = self._model.module(x)
         return found
 
+    def _said(self, newest: Newest) -> Tensor:
+        """Return the newest version's answers to the inputs that are always the same."""
+        if self._last is None or self._last[0] is not newest:
+            self._last = newest, self._teacher(newest, self._same)
+        return self._last[1]
+
     def _task(self, batches: Sequence[Tensor], newest: Newest, lesson: Lesson) -> _Task:
         """Return inputs and what the teacher says to them."""
         if lesson.anchor == "labels" and self._labels is None:
@@ -164,7 +171,7 @@ class ModelTutor:
         inputs = [self._others[rows] for rows in batches]
         labels = None if self._labels is None else [self._labels[rows] for rows in batches]
         wanted = [torch.softmax(self._teacher(newest, x) / lesson.temperature, 1) for x in inputs]
-        same = torch.log_softmax(self._teacher(newest, self._same), 1)
+        same = torch.log_softmax(self._said(newest), 1)
         return _Task(lesson, inputs, wanted, labels, self._same, same)
 
 

@@ -177,11 +177,10 @@ def test_the_step_is_lengthened_before_the_lesson(kept: float) -> None:
 
 
 def test_what_it_costs() -> None:
-    """64 inputs, 10 steps: 32 answers each, and 64 that are checked three times, or four."""
+    """64 inputs, 7 steps: 23 answers each, and 64 that are checked three times."""
     policy = StepDistillation()
     assert policy.rows() == 64 + 64
-    assert policy.version_flops(10.0) == 10.0 * (32 * 64 + 4 * 64)
-    assert StepDistillation(stretch=2).version_flops(10.0) == 10.0 * (32 * 64 + 3 * 64)
+    assert policy.version_flops(10.0) == 10.0 * (23 * 64 + 3 * 64)
     assert policy.flops(3, 10.0) == 0
     assert NoCorrection().version_flops(10.0) == 0
 
@@ -503,7 +502,7 @@ def test_a_number_does_not_set_itself() -> None:
     tutor = Recording(quality=0.0)
     found, stretched = amended(policy, tutor)
     assert stretched == pytest.approx(2.5)
-    assert tutor.lesson == Lesson(2.0, 10, 0.1, 64)
+    assert tutor.lesson == Lesson(2.0, 7, 0.1, 64)
     assert "correction_trust" not in found.measures
     for wrong in (0.5, "often"):
         with pytest.raises(ValidationError, match="stretch"):
@@ -514,9 +513,9 @@ def test_the_curvature_is_remembered() -> None:
     """What a lesson has found is where the next one begins; a fixed rate knows nothing of it."""
     policy, tutor = StepDistillation(), Recording()
     first, _ = amended(policy, tutor, signals=Signals(10, 0.5))
-    assert tutor.lesson == Lesson(2.0, 10, None, 64)
+    assert tutor.lesson == Lesson(2.0, 7, None, 64)
     amended(policy, tutor, signals=Signals(10, 0.5), memory=first.memory)
-    assert tutor.lesson == Lesson(2.0, 10, None, 64, curvature=8.0)
+    assert tutor.lesson == Lesson(2.0, 7, None, 64, curvature=8.0)
     fixed = StepDistillation(rate=0.1)
     amended(fixed, tutor, signals=Signals(10, 0.5), memory=first.memory)
     assert tutor.lesson is not None
