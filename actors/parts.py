@@ -118,7 +118,7 @@ class _PartIntake(Intake):
     """Keeps of payloads over the whole model what is a part's."""
 
     def __init__(self, work: Work, schema: ModelSchema, part: Part) -> None:
-        super().__init__(work.method, schema, lengths=work.lengths)
+        super().__init__(work.method, schema, lengths=work.lengths and not part.place)
         self._part = part
 
     def _name(self, payload: Buffer) -> str:

@@ -329,9 +329,12 @@ class Server:
         batch, lacking = self._with_bases(batch)
         if self._masks is not None:
             batch = [_within(c, self._masks.newest) for c in batch]
+        correction = self._method.correction
+        if correction.adds():  # it leaves single updates alone
+            return Corrected(batch, lacking)
         newest = self._newest(self._model[: self._schema.parameters])
         rng = stream(self._seed, "correction", 1, made.number)
-        found = self._method.correction.correct(batch, newest, self._tutor, rng)
+        found = correction.correct(batch, newest, self._tutor, rng)
         return replace(found, measures={**lacking, **found.measures})
 
     def _newest(self, model: Vector) -> Newest:
