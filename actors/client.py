@@ -18,12 +18,14 @@ import torch
 
 from actors import faults
 from actors.corrector import Corrector
+from actors.ends import EndsTrainer
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Examples, Holdings
 from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
-from actors.work import Assignment, Figures, GroupReceipt, Order, Work, packed, unpacked
+from actors.work import Assignment, At, Figures, GroupReceipt, Order, Work, packed, unpacked
+from policies.splitting import Ends
 from policies.training import Member, Task, Trained
 from policies.training.chain_torch import aligned
 from policies.types import Buffer, Vector, stream, stream_seed
@@ -47,6 +49,26 @@ class _Start(NamedTuple):
     flags: torch.Tensor | None
 
 
+class _Given(NamedTuple):
+    """An assignment with all that its training needs.
+
+    Attributes:
+        assignment: What is asked for.
+        start: The base version.
+        newest: The version that corrects the update; None if nothing does.
+        state: The client's state, packed; empty before its first update.
+        carry: What the last part of it left; empty if there was none.
+        reply: The encoder's reply to that; empty if there is none.
+    """
+
+    assignment: Assignment
+    start: _Start
+    newest: _Start | None
+    state: Buffer
+    carry: Buffer = _NOTHING
+    reply: Buffer = _NOTHING
+
+
 class Client:
     """Trains assignments, for one client or for many.
 
@@ -60,11 +82,17 @@ class Client:
         self._holdings = holdings
         self._model = work.build(holdings.shape)
         self._corrector = Corrector(work, holdings.shape)
+        self._ends = None if work.split is None else EndsTrainer(work, self._model, self._cut_at)
+        if self._ends is not None and self._ends.caches:
+            self._model = self._ends.on_features()
         self._bases = Bases(self._model.schema)
         self._layout = StateLayout(work.method.uplink.start(self._model.schema))
         self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._cached_bytes = 0
         self.watch = Stopwatch()
+
+    def _cut_at(self, blocks: int) -> Ends:
+        return self._work.model.ends(self._holdings.shape, blocks)
 
     @property
     def schema(self) -> ModelSchema:
@@ -94,10 +122,8 @@ class Client:
         with self.watch("read the base"):
             start = self._start(base)
             newest = None if teacher is None else self._start(teacher, alone=False)
-        ((weights, trained),) = self._train([assignment], [start])
-        weights, _ = self._corrected(assignment, start, newest, weights)
-        with self.watch("compress and encode"):
-            return self._written(assignment, start, weights, trained, state)
+        ((payload, after, _),) = self._updates([_Given(assignment, start, newest, state)])
+        return payload, after
 
     def _start(self, handed: Handed, *, alone: bool = True) -> _Start:
         """Read a base version; see `Bases.read`."""
@@ -108,34 +134,42 @@ class Client:
         base = Base(values, self.schema, received.header.base, mask, received.header.scalar)
         return _Start(base, received.buffers, _flags(base))
 
-    def _train(
-        self, group: Sequence[Assignment], starts: Sequence[_Start]
-    ) -> Iterator[tuple[Vector, Trained]]:
+    def _updates(self, group: Sequence[_Given]) -> Iterator[tuple[Buffer, Buffer, Figures]]:
+        """Yield each assignment's payload, its client's state after it, and what was measured."""
+        for given, (weights, trained) in zip(group, self._train(group), strict=True):
+            corrected, figures = self._corrected(given, weights)
+            with self.watch("compress and encode"):
+                payload, after = self._written(given, corrected, trained)
+            yield payload, after, figures
+
+    def _train(self, group: Sequence[_Given]) -> Iterator[tuple[Vector, Trained]]:
         """Yield each assignment's weights, shape (P,), which stay what they are until the next."""
         if len(group) > 1:
-            yield from self._train_cohort(group, starts)
+            yield from self._train_cohort(group)
             return
-        method = self._work.method.training
-        for assignment, start in zip(group, starts, strict=True):
-            self._model.load(start.base.values, start.buffers)
-            x, y, task = self._member(assignment, start)
-            with torch.random.fork_rng(devices=[]):
-                seed = stream_seed(self._work.seed, "train", *assignment.address)
-                torch.default_generator.manual_seed(seed)
-                with self.watch("train"):
-                    trained = method.train(self._model, x, y, task)
-            yield self._model.params.numpy(), trained
+        for given in group:
+            yield self._model.params.numpy(), self._train_one(given)
 
-    def _train_cohort(
-        self, group: Sequence[Assignment], starts: Sequence[_Start]
-    ) -> Iterator[tuple[Vector, Trained]]:
+    def _train_one(self, given: _Given) -> Trained:
+        assignment, start, member = given.assignment, given.start, self._member(given)
+        if self._ends is not None and not self._ends.caches:
+            with self.watch("train"):
+                return self._ends.finish(assignment, start.base, member, given.carry, given.reply)
+        self._model.load(start.base.values, start.buffers)
+        with torch.random.fork_rng(devices=[]):
+            seed = stream_seed(self._work.seed, "train", *assignment.address)
+            torch.default_generator.manual_seed(seed)
+            with self.watch("train"):
+                return self._work.method.training.train(self._model, *member)
+
+    def _train_cohort(self, group: Sequence[_Given]) -> Iterator[tuple[Vector, Trained]]:
         """Train side by side."""
-        members = [self._member(a, s) for a, s in zip(group, starts, strict=True)]
+        members = [self._member(given) for given in group]
         order = sorted(range(len(group)), key=lambda place: -members[place].y.shape[0])
         size = self.schema.parameters
         params = torch.empty(len(group), aligned(size))[:, :size]
         for row, place in zip(params.numpy(), order, strict=True):
-            row[:] = starts[place].base.values
+            row[:] = group[place].start.base.values
         with self.watch("train"):
             found = self._work.method.training.train_cohort(
                 self._model, params, [members[place] for place in order]
@@ -143,43 +177,43 @@ class Client:
         rows = dict(zip(order, zip(params.numpy(), found, strict=True), strict=True))
         yield from (rows[place] for place in range(len(group)))
 
-    def _member(self, assignment: Assignment, start: _Start) -> Member:
+    def _member(self, given: _Given) -> Member:
+        """Return an assignment's examples; where their features are known, these."""
+        assignment = given.assignment
         client, number = assignment.address
         x, y = self._examples_of(client, number)
+        if self._ends is not None and self._ends.caches and given.reply.size:
+            x = self._ends.features(assignment, len(y), given.reply)
         rng = stream(self._work.seed, "batches", client, number)
         drill = _drill(assignment.fault)
-        return Member(x, y, Task(rng, assignment.base.number, start.flags, drill))
+        return Member(x, y, Task(rng, assignment.base.number, given.start.flags, drill))
 
-    def _corrected(
-        self, assignment: Assignment, start: _Start, newest: _Start | None, weights: Vector
-    ) -> tuple[Vector, Figures]:
+    def _corrected(self, given: _Given, weights: Vector) -> tuple[Vector, Figures]:
         """Return an update's weights after the client's own correction, and what it measured."""
+        newest = given.newest
         if newest is None:
             return weights, ()
-        x, y = self._examples_of(*assignment.address)
+        x, y = self._examples_of(*given.assignment.address)
         examples = Examples(x.numpy(), y.numpy())
         with self.watch("correct late updates"):
             return self._corrector.correct(
-                assignment, weights, start.base, (newest.base, newest.buffers), examples
+                given.assignment,
+                weights,
+                given.start.base,
+                (newest.base, newest.buffers),
+                examples,
             )
 
-    def _written(
-        self,
-        assignment: Assignment,
-        start: _Start,
-        weights: Vector,
-        trained: Trained,
-        state: Buffer,
-    ) -> tuple[Buffer, Buffer]:
+    def _written(self, given: _Given, weights: Vector, trained: Trained) -> tuple[Buffer, Buffer]:
         """Return an update's payload, and its client's state after it."""
-        method = self._work.method
-        before = self._layout.unpack(state) if state.size else self._layout.start
+        method, assignment, base = self._work.method, given.assignment, given.start.base
+        before = self._layout.unpack(given.state) if given.state.size else self._layout.start
         if assignment.fault == "not-finite":
             weights[0] = np.nan
         elif assignment.fault == "huge":
-            weights += np.float32(faults.HUGE - 1) * (weights - start.base.values)
+            weights += np.float32(faults.HUGE - 1) * (weights - base.values)
         rng = stream(self._work.seed, "compress", *assignment.address)
-        content, after = method.uplink.compress(weights, start.base, before, rng)
+        content, after = method.uplink.compress(weights, base, before, rng)
         header = Header(
             method.uplink.sends(),
             assignment.address,
@@ -188,7 +222,7 @@ class Client:
             trained.loss,
         )
         buffers = self._model.buffers.numpy()
-        payload = encode(header, content, buffers, self.schema, start.base.mask)
+        payload = encode(header, content, buffers, self.schema, base.mask)
         payload = faults.spoil(assignment.fault, payload, assignment.address)
         return payload, self._layout.pack(after)
 
@@ -237,53 +271,85 @@ class Client:
         """
         pieces: list[Buffer] = []
         states: list[Buffer] = []
-        places: list[tuple[int, int]] = []
         durations: list[float] = []
         figures: list[Figures] = []
-        cpu, at = time.process_time(), 0
-        group, base_at, state_at, teacher_at = order
-        distinct = dict.fromkeys(filter(None, (*base_at, *teacher_at)))
+        cpu = time.process_time()
+        for cohort in self._cohorts(self._given(order, buffers)):
+            began = time.perf_counter()
+            answer = self._asked if self._asks(cohort[0]) else self._updates
+            for piece, after, found in answer(cohort):
+                pieces.append(piece)
+                states.append(after)
+                figures.append(found)
+            took = time.perf_counter() - began
+            durations += [took / len(cohort)] * len(cohort)
+        spent = time.process_time() - cpu
+        with self.watch("gather payloads"):
+            payloads, places = _laid(pieces, ALIGNMENT)
+            kept, kept_at = _laid(states)
+        receipt = GroupReceipt(places, kept_at, tuple(durations), spent, tuple(figures))
+        return payloads, kept, receipt
+
+    def _given(self, order: Order, buffers: Sequence[Buffer]) -> list[_Given]:
+        """Return what each of a group is given."""
+        distinct = dict.fromkeys(filter(None, (*order.base_at, *order.teacher_at)))
         with self.watch("read the base"):
             starts = {
                 places: self._start([buffers[place] for place in places], alone=len(distinct) == 1)
                 for places in distinct
             }
-        for cohort in self._cohorts(group):
-            began = time.perf_counter()
-            members = group[cohort]
-            bases = [starts[base] for base in base_at[cohort]]
-            trained = self._train(members, bases)
-            newest = [starts.get(teacher) for teacher in teacher_at[cohort]]
-            rows = zip(members, bases, newest, state_at[cohort], trained, strict=True)
-            for assignment, start, teacher, place, (trained_to, result) in rows:
-                weights, found = self._corrected(assignment, start, teacher, trained_to)
-                figures.append(found)
-                state = _NOTHING if place is None else buffers[place[0]][place[1] : place[2]]
-                with self.watch("compress and encode"):
-                    payload, after = self._written(assignment, start, weights, result, state)
-                padding = np.zeros(-payload.size % ALIGNMENT, dtype=np.uint8)
-                pieces += (payload, padding)
-                places.append((at, at + payload.size))
-                at += payload.size + padding.size
-                states.append(after)
-            took = time.perf_counter() - began
-            durations += [took / len(members)] * len(members)
-        spent = time.process_time() - cpu
-        receipt = GroupReceipt(tuple(places), tuple(durations), spent, tuple(figures))
-        with self.watch("gather payloads"):
-            return np.concatenate(pieces), np.concatenate(states), receipt
+        nowhere = [None] * len(order.group)
+        return [
+            _Given(
+                assignment,
+                starts[base],
+                starts.get(teacher),
+                _piece(buffers, state),
+                _piece(buffers, carry),
+                _piece(buffers, reply),
+            )
+            for assignment, base, teacher, state, carry, reply in zip(
+                order.group,
+                order.base_at,
+                order.teacher_at,
+                order.state_at,
+                order.carry_at or nowhere,
+                order.reply_at or nowhere,
+                strict=True,
+            )
+        ]
 
-    def _cohorts(self, group: Sequence[Assignment]) -> Iterator[slice]:
+    def _cohorts(self, group: Sequence[_Given]) -> Iterator[Sequence[_Given]]:
         """Cut a group into cohorts of a bearable size; a planned fault is acted out alone."""
         most = 1
         if self.has_cohorts:
             most = max(1, COHORT_BYTES // (4 * self.schema.parameters))
-        at = 0
-        for faulty, run in groupby(group, key=lambda assignment: bool(assignment.fault)):
-            end = at + len(list(run))
-            step = 1 if faulty else most
-            yield from (slice(i, min(i + step, end)) for i in range(at, end, step))
-            at = end
+        alike = groupby(group, key=lambda given: (bool(given.assignment.fault), self._asks(given)))
+        for (faulty, asks), run in alike:
+            members = list(run)
+            step = 1 if faulty or asks else most
+            yield from (members[at : at + step] for at in range(0, len(members), step))
+
+    # ------------------------------------------------------------ where the model is split
+
+    def _asks(self, given: _Given) -> bool:
+        """Say whether a part ends with a question to the encoder, and not with an update."""
+        if self._ends is None:
+            return False
+        _, y = self._examples_of(*given.assignment.address)
+        process = self._ends.process(given.assignment, len(y))
+        return given.assignment.part < len(process.exchanges)
+
+    def _asked(self, group: Sequence[_Given]) -> Iterator[tuple[Buffer, Buffer, Figures]]:
+        """Yield each part's question, what its next part needs, and nothing measured."""
+        for given in group:
+            assert self._ends is not None  # noqa: S101  # asked only where there are ends
+            member = self._member(given)
+            with self.watch("train"):
+                asked = self._ends.ask(
+                    given.assignment, given.start.base, member, given.carry, given.reply
+                )
+            yield asked.question, asked.carry, ()
 
     def _examples_of(self, client: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a client's examples as tensors of our own memory, kept for the next time.
@@ -312,6 +378,23 @@ def _flags(base: Base) -> torch.Tensor | None:
     flags = torch.zeros(base.values.size)
     flags[torch.from_numpy(base.mask.positions)] = 1.0
     return flags
+
+
+def _piece(buffers: Sequence[Buffer], at: At | None) -> Buffer:
+    return _NOTHING if at is None else buffers[at[0]][at[1] : at[2]]
+
+
+def _laid(
+    pieces: Sequence[Buffer], alignment: int = 1
+) -> tuple[Buffer, tuple[tuple[int, int], ...]]:
+    """Return pieces in one buffer, and from where to where each lies."""
+    places, filled, at = [], [], 0
+    for piece in pieces:
+        places.append((at, at + piece.size))
+        padding = -piece.size % alignment
+        filled += [piece, np.zeros(padding, dtype=np.uint8)] if padding else [piece]
+        at += piece.size + padding
+    return np.concatenate(filled), tuple(places)
 
 
 def _drill(fault: str) -> Callable[[int], None] | None:

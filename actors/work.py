@@ -14,12 +14,15 @@ from actors.learning.models import Model
 from actors.learning.shards import Shards
 from policies.base import Settings
 from policies.method import Method
+from policies.splitting import Split, Topology, Whole
 from policies.types import Address, Version, stream_seed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from policies.training.flat_torch import FlatModel
 
-__all__ = ["Assignment", "GroupReceipt", "Order", "Shards", "Work", "packed", "unpacked"]
+__all__ = ["Assignment", "At", "GroupReceipt", "Order", "Shards", "Work", "packed", "unpacked"]
 
 
 class Work(Settings):
@@ -34,27 +37,48 @@ class Work(Settings):
     data: Data
     model: Model
     method: Method
+    topology: Topology = Whole()
     shards: PositiveInt = 1
     lengths: bool = False
 
+    @property
+    def split(self) -> Split | None:
+        """How the model is split; None if clients compute all of it."""
+        return self.topology if isinstance(self.topology, Split) else None
+
     def build(self, shape: DataShape) -> FlatModel:
-        """Return the model as the method trains it, drawn from the experiment's seed.
+        """Return what clients train, drawn from the experiment's seed: the model, or its two ends.
 
         Every process draws alike, what a module does not train included.
         """
-        import torch  # noqa: PLC0415  validating needs no torch
-
+        from policies.splitting.halves_torch import EndsModule  # noqa: PLC0415  # torch, late
         from policies.training.flat_torch import FlatModel  # noqa: PLC0415
+
+        whole = self._whole(shape)
+        return FlatModel(EndsModule(whole) if self.split else whole)
+
+    def build_halves(self, shape: DataShape) -> tuple[FlatModel, FlatModel]:
+        """Return what clients train and what the encoder does; together they are one module."""
+        from policies.splitting.halves_torch import BodyModule, EndsModule  # noqa: PLC0415
+        from policies.training.flat_torch import FlatModel  # noqa: PLC0415
+
+        whole = self._whole(shape)
+        return FlatModel(EndsModule(whole)), FlatModel(BodyModule(whole))
+
+    def _whole(self, shape: DataShape) -> nn.Module:
+        import torch  # noqa: PLC0415  # validating needs no torch
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream_seed(self.seed, "init"))
             module = self.model.build(shape)
             self.method.training.prepare(module)
-            return FlatModel(module)
+            return module
 
 
 Figures = tuple[tuple[str, float], ...]
 """What was measured of an update, by name."""
+At = tuple[int, int, int]
+"""Which buffer, from where, to where."""
 
 
 class Assignment(NamedTuple):
@@ -66,16 +90,22 @@ class Assignment(NamedTuple):
         fault: A planned fault to act out, for drills; empty for none.
         strength: How strongly the client is to correct it, by the version that it is sent for
             that; 0 not at all.
+        part: Which part of it is asked for, where it is cut into parts.
+        cut: Of the encoder's blocks, how many the client computes.
+        known: Whether the features of its examples are known, which are then its reply.
     """
 
     address: Address
     base: Version
     fault: str = ""
     strength: float = 0.0
+    part: int = 0
+    cut: int = 0
+    known: bool = False
 
 
 class Order(NamedTuple):
-    """Asks an actor for a group of updates.
+    """Asks an actor for a group of updates, or of parts of them that end with a question.
 
     Attributes:
         group: What is asked for.
@@ -84,25 +114,31 @@ class Order(NamedTuple):
             client's first update.
         teacher_at: For each, which of them make up the version that corrects it; none if nothing
             does.
+        carry_at: For each, where what its last part left lies; None if there was none.
+        reply_at: For each, where the encoder's reply to that lies; None if there is none.
     """
 
     group: Sequence[Assignment]
     base_at: Sequence[tuple[int, ...]]
-    state_at: Sequence[tuple[int, int, int] | None]
+    state_at: Sequence[At | None]
     teacher_at: Sequence[tuple[int, ...]]
+    carry_at: Sequence[At | None] = ()
+    reply_at: Sequence[At | None] = ()
 
 
 class GroupReceipt(NamedTuple):
     """What a group's training took and where each payload lies in the group's buffer.
 
     Attributes:
-        places: From where to where each payload lies.
+        places: From where to where each payload or question lies.
+        states: From where to where what each leaves for later does.
         durations_s: Wall seconds of each.
         cpu_s: CPU seconds of all.
         figures: What each client measured of its update, by name.
     """
 
     places: tuple[tuple[int, int], ...]
+    states: tuple[tuple[int, int], ...]
     durations_s: tuple[float, ...]
     cpu_s: float
     figures: tuple[Figures, ...] = ()

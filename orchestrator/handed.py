@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from actors.server import Receipt
-from actors.work import Order
-from orchestrator.runtime import Handle, Pending, Task
+from actors.work import At, GroupReceipt, Order
+from orchestrator.runtime import Handle, Pending, Place, Task
 
 
 class Parts(NamedTuple):
@@ -78,6 +78,12 @@ def pieces(version: Handle) -> list[Handle]:
     return [*([] if at is None else [at]), *reversed(found)]
 
 
+def kept_at(handle: Handle, receipt: GroupReceipt, index: int) -> Place | None:
+    """Return where one of a group has left what it needs later; None if that is nothing."""
+    start, stop = receipt.states[index]
+    return Place(handle, start, stop) if stop > start else None
+
+
 def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:
     """Return the order for a group, and the handles of the buffers that it names."""
     handles: list[Handle] = []
@@ -92,10 +98,15 @@ def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:
     def whole(version: Handle | None) -> tuple[int, ...]:
         return () if version is None else tuple(map(at, pieces(version)))
 
+    def within(place: Place | None) -> At | None:
+        return None if place is None else (at(place.handle), place.start, place.stop)
+
     order = Order(
         [task.job.assignment for task in tasks],
         [whole(task.job.base) for task in tasks],
-        [(at(s.handle), s.start, s.stop) if (s := task.job.state) else None for task in tasks],
+        [within(task.job.state) for task in tasks],
         [whole(task.job.teacher) for task in tasks],
+        [within(task.job.carry) for task in tasks],
+        [within(task.job.reply) for task in tasks],
     )
     return order, handles

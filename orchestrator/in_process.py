@@ -25,7 +25,7 @@ from actors.stopwatch import Stopwatch, Usage
 from actors.tutor import public_of, tutor_for
 from actors.work import Work
 from orchestrator.cells import CelledServer, Cells
-from orchestrator.handed import Made, Parts, Settling, order_of, pieces
+from orchestrator.handed import Made, Parts, Settling, kept_at, order_of, pieces
 from orchestrator.runtime import (
     MOST_IN_GROUP,
     Finished,
@@ -99,13 +99,12 @@ class InProcessRuntime:
     def _train(self, tasks: Sequence[Task]) -> None:
         order, buffers = order_of(tasks)
         payloads, states, receipt = self._client.train_group(order, buffers)
-        size = states.size // len(tasks)
         for index, (task, (start, stop)) in enumerate(zip(tasks, receipt.places, strict=True)):
             assignment = task.job.assignment
             delivery = Delivery(assignment.address, assignment.base, start, stop)
             with self._watch("read payloads"):
                 admission = self._server.admit(delivery, payloads[start:stop])
-            state = Place(states, index * size, (index + 1) * size) if size else None
+            state = kept_at(states, receipt, index)
             figures = receipt.figures[index]
             task.result = Finished(admission, Place(payloads, start, stop), state, figures)
 

@@ -45,6 +45,8 @@ class Job(NamedTuple):
         state: The client's state; None before its first update.
         due_s: When the run will want the result, in its own time: earlier ones train first.
         teacher: The message of the version that corrects the update; None if nothing does.
+        carry: What the part before has left; None if there was none.
+        reply: The encoder's reply to that; None if there is none.
     """
 
     assignment: Assignment
@@ -52,6 +54,8 @@ class Job(NamedTuple):
     state: Place | None
     due_s: float
     teacher: Handle | None = None
+    carry: Place | None = None
+    reply: Place | None = None
 
 
 @dataclass(slots=True, eq=False)

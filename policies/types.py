@@ -23,8 +23,9 @@ Buffer = npt.NDArray[np.uint8]
 Arrays = dict[str, npt.NDArray[Any]]
 """Named arrays: the value of a piece of state."""
 
-PayloadKind = Literal["delta", "weights", "votes"]
-"""What the numbers of an update are: a difference, whole weights, or signs to be counted."""
+PayloadKind = Literal["delta", "weights", "votes", "activations"]
+"""What the numbers of a message are: a difference, whole weights, signs to be counted, or what a
+client and the encoder tell each other about a batch, which no aggregation takes."""
 
 ValueCoding = Literal["fp32", "fp16", "bf16", "int8", "level", "sign"]
 """How one value is written."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors.learning.examples import DataShape, Sort
 from policies.base import Policy
+from policies.splitting import Ends
 from policies.types import ExperimentError
 
 if TYPE_CHECKING:
@@ -53,6 +54,20 @@ class ModelPolicy(Policy):
         An estimate: what autograd keeps up to the logits, with no allowance for the passing
         needs of a kernel. Parameters, gradients and the optimiser's state come on top.
         """
+
+    def ends(self, shape: DataShape, blocks: int = 0) -> Ends:
+        """Return how the model is cut in three behind some of its encoder's blocks.
+
+        A model that can be has the attributes `embedding`, `blocks`, `pool` and `tail`, and maps
+        inputs through them in this order.
+
+        Raises:
+            ExperimentError: If it cannot be cut, or not there.
+        """
+        del shape, blocks
+        raise ExperimentError(
+            f"model {self.kind} is in one piece. Take model.kind pretrained for topology split."
+        )
 
     @abstractmethod
     def build(self, shape: DataShape) -> nn.Module:

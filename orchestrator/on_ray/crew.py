@@ -23,7 +23,7 @@ from actors.identity import Identity
 from actors.intake import Admission
 from actors.work import GroupReceipt, Order, packed, unpacked
 from orchestrator.experiment import Limits
-from orchestrator.handed import order_of
+from orchestrator.handed import kept_at, order_of
 from orchestrator.on_ray.waiting import LOST_ACTOR, SLICE_S, cause, first_line, in_constructor
 from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Task
 from policies.types import RunError
@@ -116,12 +116,10 @@ class Crew:
         self._queues: dict[int, list[Task]] = {}
         self._serial = 0
         self._training_s = 0.0  # of one update, as lately seen
-        self._state_bytes = 0
         self._most = 1
 
     def expect(self, state_bytes: int, payload_bytes: int) -> None:
         """Learn how large a client's state is, and a payload at the most: both bound a group."""
-        self._state_bytes = state_bytes
         by_states = MOST_STATE_BYTES // max(state_bytes, 1)
         by_payloads = MOST_GROUP_BYTES // max(payload_bytes, 1)
         self._most = max(1, min(MOST_IN_GROUP, by_states, by_payloads))
@@ -226,11 +224,10 @@ class Crew:
     def _finish(
         self, worker: Worker, group: _Group, admissions: list[Admission], receipt: GroupReceipt
     ) -> None:
-        size = self._state_bytes
         self._training_s = sum(receipt.durations_s) / len(group.tasks)
         for index, (task, admission) in enumerate(zip(group.tasks, admissions, strict=True)):
             payload = Place(group.payloads, *receipt.places[index])
-            state = Place(group.states, index * size, (index + 1) * size) if size else None
+            state = kept_at(group.states, receipt, index)
             task.result = Finished(admission, payload, state, receipt.figures[index])
             client, number = task.job.assignment.address
             self._note(

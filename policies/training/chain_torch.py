@@ -58,9 +58,9 @@ class Chain:
             at[id(parameter)] = begin
             begin += parameter.numel()
         layers: list[_Linear] = []
-        if type(module) is not nn.Sequential or _hooked(module):
+        if type(module) is not nn.Sequential:
             return None
-        for place, layer in enumerate(module):
+        for place, layer in enumerate(_flattened(module)):
             if _hooked(layer) or (type(layer) is nn.Flatten and place):
                 return None
             if type(layer) is nn.Linear:
@@ -319,6 +319,18 @@ class _Block:
             seen = self._policy.examples_seen(size)
             found.append(Trained(loss=total / seen, examples=min(size, seen)))
         return found
+
+
+def _flattened(module: nn.Sequential) -> Iterator[nn.Module]:
+    """Yield the parts of a sequence, those of sequences inside it one by one."""
+    if _hooked(module):
+        yield module  # as a whole it is no layer
+        return
+    for part in module:
+        if type(part) is nn.Sequential:
+            yield from _flattened(part)
+        else:
+            yield part
 
 
 def _hooked(module: nn.Module) -> bool:

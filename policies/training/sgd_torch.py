@@ -39,33 +39,68 @@ def local_sgd(
         Mean loss over all examples seen, and how many different ones they were.
     """
     n = int(y.shape[0])
-    base = model.params.clone() if proximal else None
-    velocity = torch.zeros_like(model.params) if policy.momentum else None
-    rate = policy.rate(task.version)
+    steps = Steps(policy, model, task, proximal=proximal)
     total = torch.zeros((), dtype=torch.float64)
     model.module.train()
-    for steps, rows in enumerate(_batches(policy, n, task.rng), start=1):
+    for done, rows in enumerate(batches(policy, n, task.rng), start=1):
         model.grads.zero_()
         loss = functional.cross_entropy(model.module(x[rows]), y[rows])
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach() * rows.shape[0]
-        step = model.grads
-        if policy.weight_decay:
-            step.add_(model.params, alpha=policy.weight_decay)
-        if base is not None:
-            step.add_(model.params - base, alpha=proximal)
-        if task.mask is not None:
-            step.mul_(task.mask)
-        if velocity is not None:
-            step = velocity.mul_(policy.momentum).add_(step)
-        model.params.add_(step, alpha=-rate)
+        steps.take()
         if task.after_step is not None:
-            task.after_step(steps)
+            task.after_step(done)
     seen = policy.examples_seen(n)
     return Trained(loss=float(total) / seen, examples=min(n, seen))
 
 
-def _batches(policy: TrainingPolicy, n: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+class Steps:
+    """Takes steps along a model's gradients, in place.
+
+    Args:
+        policy: Learning rate, momentum and weight decay.
+        model: Its gradients are used up.
+        task: Names version and mask.
+        proximal: Pull towards the base.
+        base: What it pulls to, shape (P,); what the model holds now if left out.
+        velocity: Of the momentum, shape (P,), which goes on from there; zero if left out.
+    """
+
+    def __init__(
+        self,
+        policy: TrainingPolicy,
+        model: FlatModel,
+        task: Task,
+        *,
+        proximal: float = 0.0,
+        base: torch.Tensor | None = None,
+        velocity: torch.Tensor | None = None,
+    ) -> None:
+        self._policy = policy
+        self._model = model
+        self._mask = task.mask
+        self._rate = policy.rate(task.version)
+        self._proximal = proximal
+        self._base = (model.params.clone() if base is None else base) if proximal else None
+        if velocity is None and policy.momentum:
+            velocity = torch.zeros_like(model.params)
+        self._velocity = velocity if policy.momentum else None
+
+    def take(self, where: slice = slice(None)) -> None:
+        """Move the parameters at `where` by one step."""
+        policy, params, step = self._policy, self._model.params[where], self._model.grads[where]
+        if policy.weight_decay:
+            step.add_(params, alpha=policy.weight_decay)
+        if self._base is not None:
+            step.add_(params - self._base[where], alpha=self._proximal)
+        if self._mask is not None:
+            step.mul_(self._mask[where])
+        if self._velocity is not None:
+            step = self._velocity[where].mul_(policy.momentum).add_(step)
+        params.add_(step, alpha=-self._rate)
+
+
+def batches(policy: TrainingPolicy, n: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
     """Yield the rows of each step."""
     for count in policy.passes(n):
         order = torch.from_numpy(rng.permutation(n))

@@ -44,7 +44,7 @@ from policies.wire.values import CODINGS
 
 MAGIC: Final = b"LC"
 FORMAT: Final = 2
-KINDS: Final[tuple[PayloadKind, ...]] = ("delta", "weights", "votes")
+KINDS: Final[tuple[PayloadKind, ...]] = ("delta", "weights", "votes", "activations")
 _FIXED: Final = struct.Struct("<2sBBII")  # magic, format, form, schema, checksum
 _CHECKSUM_AT: Final = 8
 _ALIGNMENT: Final = 4  # 32-bit floats start at a multiple, so that they are read in place
@@ -235,10 +235,8 @@ def _check_fixed(message: Buffer, schema: ModelSchema, *, own: bool) -> tuple[in
             Reason.WRONG_SCHEMA, f"schema {fingerprint:08x}, not {schema.fingerprint:08x}"
         )
     kind, layout, coding = form & 3, form >> 2 & 7, form >> 5
-    if kind >= len(KINDS) or layout >= LAYOUTS or coding >= len(CODINGS):
-        raise WireError(
-            Reason.MALFORMED, f"unknown kind {kind}, layout {layout} or coding {coding}"
-        )
+    if layout >= LAYOUTS or coding >= len(CODINGS):
+        raise WireError(Reason.MALFORMED, f"unknown layout {layout} or coding {coding}")
     return kind, layout, coding
 
 

@@ -255,7 +255,7 @@ def test_the_shell_says_what_the_cell_says() -> None:
     one, two = update(0, 1.0), update(1, 2.0)
     group = [Assignment(one.address, V0), Assignment(two.address, V0)]
     cut = one.payload.size
-    took = GroupReceipt(((0, cut), (cut, cut + two.payload.size)), (0.0, 0.0), 0.0)
+    took = GroupReceipt(((0, cut), (cut, cut + two.payload.size)), ((0, 0),) * 2, (0.0, 0.0), 0.0)
     payloads = np.concatenate([one.payload, two.payload])
     admissions, receipt = unpacked(
         shell.admit(packed(Order(group, [], [], [])), packed(took), payloads)

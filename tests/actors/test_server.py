@@ -662,7 +662,7 @@ def test_shell_admits_what_an_actor_returned() -> None:
     remote, pieces = shell(), [payload(A), payload(B)]
     order = Order([Assignment(A, V0), Assignment(B, V0)], [(0,), (0,)], [None, None], [(), ()])
     cut = pieces[0].size
-    receipt = GroupReceipt(((0, cut), (cut, cut + pieces[1].size)), (0.1, 0.2), 0.3)
+    receipt = GroupReceipt(((0, cut), (cut, cut + pieces[1].size)), ((0, 0),) * 2, (0.1, 0.2), 0.3)
     answer = remote.admit(packed(order), packed(receipt), np.concatenate(pieces))
     found, same = unpacked(answer)
     assert [a.verdict for a in found] == [ACCEPTED, ACCEPTED]

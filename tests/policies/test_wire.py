@@ -588,7 +588,6 @@ def test_crafted_is_right() -> None:
         (crafted(fixed=(76, 68, 2, 0)), Reason.MALFORMED, "magic"),
         (crafted(fixed=(76, 67, 1, 0)), Reason.MALFORMED, "format 1, not LC 2"),
         (crafted(fixed=(76, 67, 3, 0)), Reason.MALFORMED, "format 3, not LC 2"),
-        (crafted(fixed=(76, 67, 2, 3)), Reason.MALFORMED, "unknown kind 3"),
         (crafted(fixed=(76, 67, 2, 5 << 2)), Reason.MALFORMED, "layout 5"),
         (crafted(fixed=(76, 67, 2, 6 << 5)), Reason.MALFORMED, "coding 6"),
         (crafted(numbers=[0x80] * 9 + [1]), Reason.MALFORMED, "a number is too long"),

@@ -1,0 +1,214 @@
+"""What does an assignment exchange with the encoder, and what does each part of it take?
+
+An assignment is cut into parts: each but the last ends with a question to the encoder, and the next
+begins with its reply. The last one ends with the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
+
+from policies.splitting.gradients import Differences
+from policies.splitting.topology import Split
+from policies.training.base import TrainingPolicy
+from policies.update import ModelSchema, TensorSpec
+
+Returns = Literal["", "features", "gradient"]
+"""What a reply holds; nothing if none is waited for."""
+
+
+class Ends(NamedTuple):
+    """A model that is cut in three: a client's head, the encoder's part, and the client's tail.
+
+    Attributes:
+        smashed: Shape of one example's activations behind the head.
+        features: Numbers of one example behind the encoder.
+        head_flops: Of one example's forward pass through what runs before the cut.
+        body_flops: Through the encoder's part.
+        tail_flops: Through the tail.
+        head_trained: Whether the head learns.
+        encoder_trained: Whether any of the encoder's part does.
+        blocks: Of the encoder that run before the cut.
+        equipment_bytes: Of what runs before the cut and is not trained, which a client is sent
+            once.
+    """
+
+    smashed: tuple[int, ...]
+    features: int
+    head_flops: float
+    body_flops: float
+    tail_flops: float
+    head_trained: bool
+    encoder_trained: bool
+    blocks: int = 0
+    equipment_bytes: int = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything but the tail does."""
+        return self.head_trained or self.encoder_trained
+
+
+class Exchange(NamedTuple):
+    """A question to the encoder.
+
+    Attributes:
+        rows: Examples of the batch whose activations it brings; 0 if none.
+        copies: How often each: once, and moved.
+        moves: How often the encoder computes them with moved weights besides.
+        answered: Examples of the batch before whose gradients dL/dz it brings; 0 if none.
+        scalars: Differences of the loss that it brings.
+        returns: What the reply holds.
+    """
+
+    rows: int = 0
+    copies: int = 1
+    moves: int = 0
+    answered: int = 0
+    scalars: int = 0
+    returns: Returns = ""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it says how a batch before did."""
+        return bool(self.answered or self.scalars)
+
+    def question(self, ends: Ends) -> ModelSchema:
+        """Return the tensors of the question."""
+        return _schema(
+            (("smashed", self.rows * self.copies, ends.smashed),
+             ("gradient", self.answered, (ends.features,))),
+            self.scalars,
+        )  # fmt: skip
+
+    def reply(self, ends: Ends) -> ModelSchema:
+        """Return the tensors of the reply."""
+        if self.returns == "gradient":
+            return _schema((("gradient", self.answered, ends.smashed),))
+        count = self.rows * (self.copies + self.moves) if self.returns else 0
+        return _schema((("features", count, (ends.features,)),))
+
+    def flops(self, ends: Ends) -> float:
+        """Return the encoder's work: forward passes; for gradients one more, and the way back."""
+        forward = self.rows * (self.copies + self.moves)
+        backward = self.answered * (3 if ends.encoder_trained else 2)
+        return ends.body_flops * (forward + backward)
+
+
+@lru_cache(maxsize=512)
+def _schema(parts: tuple[tuple[str, int, tuple[int, ...]], ...], scalars: int = 0) -> ModelSchema:
+    """Return a tensor for each example, and the scalars as what is never coded."""
+    tensors = [
+        TensorSpec(f"{name}.{row}", shape) for name, count, shape in parts for row in range(count)
+    ]
+    if scalars:
+        tensors.append(TensorSpec("differences", (scalars,), buffer=True))
+    return ModelSchema(tuple(tensors))
+
+
+def batch_sizes(training: TrainingPolicy, examples: int) -> list[int]:
+    """Return the length of each batch of an assignment."""
+    size = training.batch_size
+    return [
+        min(size, examples - start)
+        for count in training.passes(examples)
+        for start in range(0, count * size, size)
+    ]
+
+
+@dataclass(frozen=True)
+class Process:
+    """The parts of one assignment.
+
+    Attributes:
+        split: The topology.
+        ends: How the model is cut for this client.
+        training: How it trains.
+        examples: How many it has.
+        known: Whether it has the features of its examples already.
+    """
+
+    split: Split
+    ends: Ends
+    training: TrainingPolicy
+    examples: int
+    known: bool = False
+
+    @property
+    def caches(self) -> bool:
+        """Whether an example's features never change, so that they are computed once."""
+        return not self.ends.learns
+
+    @cached_property
+    def batches(self) -> list[int]:
+        """Length of each batch."""
+        return batch_sizes(self.training, self.examples)
+
+    @cached_property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """All questions, in order."""
+        gradient, ends, rows = self.split.gradient, self.ends, self.batches
+        if self.caches:
+            return () if self.known else (Exchange(self.examples, returns="features"),)
+        if gradient.exact and ends.head_trained:
+            pairs = [
+                (Exchange(n, returns="features"), Exchange(answered=n, returns="gradient"))
+                for n in rows
+            ]
+            return tuple(exchange for pair in pairs for exchange in pair)
+        copies = 1 + gradient.copies() * ends.head_trained
+        moves = gradient.moves() * ends.encoder_trained
+        answers = [self._answer(n) for n in rows]
+        asks = [
+            Exchange(n, copies, moves, *answer, returns="features")
+            for n, answer in zip(rows, [(0, 0), *answers], strict=False)
+        ]
+        last = Exchange(0, 1, 0, *answers[-1])
+        return (*asks, last) if last.answers else tuple(asks)
+
+    def _answer(self, rows: int) -> tuple[int, int]:
+        """Return how many gradients and scalars a client answers with to a batch."""
+        if not self.ends.encoder_trained:
+            return 0, 0
+        gradient = self.split.gradient
+        return (rows, 0) if gradient.exact else (0, gradient.scalars())
+
+    def device_flops(self, part: int) -> float:
+        """Return the device's work in a part: what it makes of a reply, and the next question."""
+        asked = self.exchanges
+        work = self._digesting(asked[part - 1]) if part else 0.0
+        if part == len(asked):
+            return work + self._own_training() if self.caches else work
+        return work + self._asking(asked[part])
+
+    def _own_training(self) -> float:
+        """Return the work of training the tail on features."""
+        return self.training.flops(self.examples, self.ends.tail_flops)
+
+    def _digesting(self, exchange: Exchange) -> float:
+        ends = self.ends
+        if self.caches or not exchange.returns:
+            return 0.0
+        if exchange.returns == "gradient":
+            return 2.0 * ends.head_flops * exchange.answered
+        looks = exchange.copies - 1 + exchange.moves
+        work = (3.0 + looks) * ends.tail_flops * exchange.rows
+        gradient = self.split.gradient
+        by_input = isinstance(gradient, Differences) and gradient.head == "input"
+        if by_input and ends.head_trained:
+            work += 2.0 * ends.head_flops * exchange.rows
+        return work
+
+    def _asking(self, exchange: Exchange) -> float:
+        gradient = self.split.gradient
+        by_weights = isinstance(gradient, Differences) and gradient.head == "parameters"
+        passes = exchange.copies if by_weights else 1
+        return self.ends.head_flops * exchange.rows * passes
+
+
+def rows_in(exchanges: Sequence[Exchange]) -> int:
+    """Return how many rows an encoder computes for some questions."""
+    return sum(e.rows * (e.copies + e.moves) + e.answered for e in exchanges)

@@ -1,0 +1,49 @@
+"""Where is the model computed?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from policies.base import Policy
+from policies.splitting.activations import Activations, DenseActivations
+from policies.splitting.gradients import Exact, Gradient
+from policies.units import Flops, Seconds
+
+
+class Whole(Policy):
+    """Each client computes the whole model."""
+
+    kind: Literal["whole"] = "whole"
+
+
+class Split(Policy):
+    """The encoder is computed at the server's side; clients hold what comes before and behind it.
+
+    Attributes:
+        gradient: How the encoder and clients' heads learn.
+        rate: Learning rate of the encoder's trained weights; each pass over what clients have sent
+            takes one step along the mean of their gradients.
+        momentum: Of these steps.
+        activations: How activations and their gradients cross the network.
+        noise: Standard deviation of Gaussian noise that clients add to the activations they send.
+        cut: How many of the encoder's first blocks run on the device; `auto` chooses for each
+            client, at each assignment, what makes its step shortest.
+        replicas: Encoders that serve side by side; one, where the encoder is trained.
+        batch: Examples in one pass of an encoder at the most; what waits longest goes first.
+        timeout: How long the encoder keeps what it has computed for a client's answer.
+        flops: Speed of each replica, FLOP/s; the server's if left out.
+    """
+
+    kind: Literal["split"] = "split"
+    gradient: Gradient = Exact()
+    rate: NonNegativeFloat = 0.01
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    activations: Activations = DenseActivations()
+    noise: NonNegativeFloat = 0.0
+    cut: Literal["auto"] | NonNegativeInt = 0
+    replicas: PositiveInt = 1
+    batch: PositiveInt = 64
+    timeout: Annotated[Seconds, Field(gt=0)] = 600.0
+    flops: Annotated[Flops, Field(gt=0)] | None = None
