@@ -276,7 +276,7 @@ class Client:
         cpu = time.process_time()
         for cohort in self._cohorts(self._given(order, buffers)):
             began = time.perf_counter()
-            answer = self._asked if self._asks(cohort[0]) else self._updates
+            answer = self._asked if cohort[0].assignment.asks else self._updates
             for piece, after, found in answer(cohort):
                 pieces.append(piece)
                 states.append(after)
@@ -324,21 +324,15 @@ class Client:
         most = 1
         if self.has_cohorts:
             most = max(1, COHORT_BYTES // (4 * self.schema.parameters))
-        alike = groupby(group, key=lambda given: (bool(given.assignment.fault), self._asks(given)))
+        alike = groupby(
+            group, key=lambda given: (bool(given.assignment.fault), given.assignment.asks)
+        )
         for (faulty, asks), run in alike:
             members = list(run)
             step = 1 if faulty or asks else most
             yield from (members[at : at + step] for at in range(0, len(members), step))
 
     # ------------------------------------------------------------ where the model is split
-
-    def _asks(self, given: _Given) -> bool:
-        """Say whether a part ends with a question to the encoder, and not with an update."""
-        if self._ends is None:
-            return False
-        _, y = self._examples_of(*given.assignment.address)
-        process = self._ends.process(given.assignment, len(y))
-        return given.assignment.part < len(process.exchanges)
 
     def _asked(self, group: Sequence[_Given]) -> Iterator[tuple[Buffer, Buffer, Figures]]:
         """Yield each part's question, what its next part needs, and nothing measured."""

@@ -399,6 +399,10 @@ class EncoderActor:
         """Say what this process's time went into."""
         return self._encoder.watch.usage()
 
+    def first_weights(self) -> Buffer:
+        """Return the weights that a run begins with; see `Encoder.first_weights`."""
+        return self._encoder.first_weights()
+
     def compute(self, asked: bytes, *buffers: Buffer) -> tuple[Buffer, Buffer, bytes]:
         """Compute a packed `Pass`; see `Encoder.compute`."""
         replies, weights, receipt = self._encoder.compute(unpacked(asked), buffers)

@@ -27,6 +27,7 @@ from policies.splitting.halves_torch import (
     moved,
     on_features,
 )
+from policies.splitting.process import step_of
 from policies.training import Member, Trained
 from policies.training.flat_torch import FlatModel
 from policies.training.sgd import LocalSteps
@@ -188,7 +189,7 @@ class EndsTrainer:
         exchange = process.exchanges[assignment.part - 1]
         if not exchange.returns or process.caches:
             return _NONE, 0.0
-        step = _step_of(process, assignment.part - 1)
+        step = step_of(process.exchanges, assignment.part - 1)
         if assignment.part == 1 and member.task.after_step is not None:
             member.task.after_step(1)
         x, y = self._batch(process, assignment, member, step)
@@ -269,7 +270,7 @@ class EndsTrainer:
         exchange, ends = process.exchanges[assignment.part], process.ends
         smashed = _NONE.gradient
         if exchange.rows:
-            step = _step_of(process, assignment.part)
+            step = step_of(process.exchanges, assignment.part)
             x, _ = self._batch(process, assignment, member, step)
             smashed = self._smashed(assignment, process, exchange, x, step)
         schema = exchange.question(ends)
@@ -326,12 +327,6 @@ class EndsTrainer:
         rng = stream(self._seed, "batches", *assignment.address)
         rows = list(batches(self._training, len(member.y), rng))[step]
         return member.x[rows], member.y[rows]
-
-
-def _step_of(process: Process, exchange: int) -> int:
-    """Return which batch an exchange is about: the one that it brings, or the one before."""
-    brought = sum(bool(e.rows) for e in process.exchanges[: exchange + 1])
-    return brought - 1
 
 
 def _by_input(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from actors.identity import Identity, identify, join_paths
@@ -13,6 +14,7 @@ from actors.learning.holdings import Dealt, Holdings
 from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Work
+from policies.training.flat_torch import FlatModel
 from policies.types import Buffer
 
 
@@ -25,7 +27,11 @@ class Evaluator:
 
     def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
-        self._model = work.build(holdings.shape)
+        self._body: FlatModel | None = None
+        if work.split is None:
+            self._model = work.build(holdings.shape)
+        else:
+            self._model, self._body = work.build_halves(holdings.shape)
         self._bases = Bases(self._model.schema)
         self.watch = Stopwatch()
         self._classes = holdings.shape.classes
@@ -38,12 +44,20 @@ class Evaluator:
         if data.clients_test is not None:
             self._owners = torch.from_numpy(data.clients_test)
 
-    def evaluate(self, version: Handed) -> Evaluation:
-        """Test a version."""
+    def evaluate(self, version: Handed, encoder: Buffer | None = None) -> Evaluation:
+        """Test a version.
+
+        Args:
+            version: Which.
+            encoder: The encoder's weights, where it has some of its own.
+        """
         with self.watch("test"):
             received = self._bases.read(version)
             parameters = received.content.densify(self._model.schema.parameters)
             self._model.load(parameters, received.buffers)
+            if self._body is not None and encoder is not None:
+                values = self._body.params.numpy()
+                np.copyto(values, encoder[: values.nbytes].view(np.float32))
             x, y, owners = self._x, self._y, self._owners
             return evaluate(self._model.module, x, y, self._classes, owners=owners)
 
@@ -65,6 +79,6 @@ class EvaluatorActor:
         """Say what this process's time went into."""
         return self._evaluator.watch.usage()
 
-    def evaluate(self, *version: Buffer) -> Evaluation:
+    def evaluate(self, encoder: Buffer | None, *version: Buffer) -> Evaluation:
         """Test a version, in pieces; see `Evaluator.evaluate`."""
-        return self._evaluator.evaluate(version)
+        return self._evaluator.evaluate(version, encoder)

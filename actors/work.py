@@ -93,6 +93,7 @@ class Assignment(NamedTuple):
         part: Which part of it is asked for, where it is cut into parts.
         cut: Of the encoder's blocks, how many the client computes.
         known: Whether the features of its examples are known, which are then its reply.
+        asks: Whether the part ends with a question to the encoder, and not with an update.
     """
 
     address: Address
@@ -102,6 +103,7 @@ class Assignment(NamedTuple):
     part: int = 0
     cut: int = 0
     known: bool = False
+    asks: bool = False
 
 
 class Order(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.publisher import Shipment
-from orchestrator.runtime import Handle
+from orchestrator.runtime import Handle, Weights
 from policies.selection import Idle, Past
 from policies.types import Address, Arrays, Outcome, RunError, Verdict, Version
 
@@ -33,13 +33,17 @@ class Kind(IntEnum):
     STAGE = 0
     RESOLVE = 1
     LEAVE = 2
-    ARRIVE = 3
-    CLOSE_ROUND = 4
-    GATHER = 5
-    PUBLISH = 6
-    EVALUATE = 7
-    GUARD = 8
-    SELECT = 9
+    SERVED = 3
+    ASK = 4
+    EXPIRE = 5
+    ARRIVE = 6
+    CLOSE_ROUND = 7
+    GATHER = 8
+    PUBLISH = 9
+    EVALUATE = 10
+    GUARD = 11
+    SELECT = 12
+    SERVE = 13
 
 
 class Event(NamedTuple):
@@ -312,10 +316,12 @@ class Published(NamedTuple):
     Attributes:
         whole: What sending it takes to a client that holds nothing.
         nonzeros: Parameters that are not zero.
+        encoder: The encoder's weights when it was published; None where it has none of its own.
     """
 
     whole: Shipment
     nonzeros: int
+    encoder: Weights | None = None
 
 
 class VersionStore:
@@ -433,6 +439,8 @@ class Ledger:
     uplink_bytes: int = 0
     uplink_entropy_bytes: float = 0.0
     downlink_entropy_bytes: float = 0.0
+    question_bytes: int = 0
+    reply_bytes: int = 0
     backhaul_uplink_bytes: int = 0
     backhaul_downlink_bytes: int = 0
     staleness_sum: int = 0

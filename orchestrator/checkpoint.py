@@ -25,7 +25,7 @@ from actors.learning.evaluation_torch import Evaluation
 from actors.publisher import Shipment
 from actors.server import Receipt, Snapshot
 from actors.work import Figures
-from orchestrator import state_files
+from orchestrator import split_state, state_files
 from orchestrator.books import (
     Ledger,
     Published,
@@ -36,19 +36,20 @@ from orchestrator.books import (
 from orchestrator.client_states import ClientStates
 from orchestrator.engine import Engine
 from orchestrator.engine.state import Gathering
-from orchestrator.plan import Flight, Round
-from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime
-from orchestrator.stages import Compute, Download, Stage, Upload
+from orchestrator.plan import Flight, Round, Talk
+from orchestrator.runtime import Finished, Handle, Place, Ready, Runtime, Weights
+from orchestrator.stages import Ask, Compute, Download, Stage, Upload
 from orchestrator.timetable import Leg
 from policies.correction import Signals
 from policies.guards import Look, StopReason
 from policies.selection import Past
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Download": Download,
     "Compute": Compute,
+    "Ask": Ask,
     "Upload": Upload,
 }
 _OF_ROSTER: Final = ("next_number", "strikes")
@@ -89,6 +90,12 @@ class _Blobs:
             self.names[key] = name
             self.arrays[name] = np.array(self.runtime.fetch(what))
         return self.names[key]
+
+    def weights(self, weights: Weights | None) -> tuple[int, str] | None:
+        """Keep weights of the encoder; return their version and name."""
+        if weights is None:
+            return None
+        return weights.version, self.save(f"encoder/{weights.version}", weights.handle)
 
 
 def save(
@@ -217,9 +224,17 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         "gathering": [astuple(gathering) for gathering in state.gathering.values()],
         "receipts": [(v, asdict(p.result())) for v, p in state.receipts.items()],
         "versions": [
-            (v, users, published, v == newest, blobs.save(f"version/{v.number}", handle))
+            (
+                v,
+                users,
+                published
+                and (published.whole, published.nonzeros, blobs.weights(published.encoder)),
+                v == newest,
+                blobs.save(f"version/{v.number}", handle),
+            )
             for v, users, published, handle in state.versions.items()
         ],
+        "encoder": state.encoder and split_state.dump(state.encoder, blobs),
         "flights": [
             _flight(f, f.address in state.buffer, blobs, rows) for f in state.flights.values()
         ],
@@ -253,6 +268,7 @@ def _flight(
         "legs": flight.legs,
         **{name: getattr(flight, name) for name in _PLAIN},
         "payload": blobs.save(f"payload/{client}/{number}", payload) if payload else None,
+        "talk": flight.talk and split_state.dump_talk(flight.talk, f"{client}/{number}", blobs),
     }
 
 
@@ -298,8 +314,16 @@ class _Reader:
             for (number, lineage), coming, arrived_s in saved["gathering"]
         }
         state.receipts = {Version(*v): Ready(_read_receipt(r)) for v, r in saved["receipts"]}
-        engine.examiner.load(saved["exams"], state.versions.handle)
+        engine.examiner.load(saved["exams"], state.versions)
         self._flights()
+        split = engine.plan.split
+        if split is not None and saved["encoder"]:
+            state.encoder = split_state.load(saved["encoder"], split, self)
+            for number, members, weights, replica, lineage in saved["encoder"]["passes"]:
+                asked = [split_state.waiting(row, split, self) for row in members]
+                found = self.weights(weights)
+                assert found is not None  # noqa: S101  # a pass always has some
+                engine.serving.begin(number, asked, found, replica, lineage)
 
     def _handle(self, name: str) -> Handle:
         if name not in self._handles:
@@ -335,9 +359,20 @@ class _Reader:
     def _versions(self) -> VersionStore:
         versions = VersionStore()
         for version, users, published, newest, name in self._saved["versions"]:
-            known = None if published is None else _published(*published)
+            known = None if published is None else self._published(*published)
             versions.put(Version(*version), users, known, self._handle(name), newest=newest)
         return versions
+
+    def _published(self, whole: list[Any], nonzeros: int, encoder: list[Any] | None) -> Published:
+        return Published(Shipment(*whole), nonzeros, self.weights(encoder))
+
+    def weights(self, row: Sequence[Any] | None) -> Weights | None:
+        """Return weights of the encoder from a version and an array's name."""
+        return None if row is None else Weights(row[0], self._handle(row[1]))
+
+    def place(self, name: str | None) -> Place | None:
+        """Return where the bytes of an array lie; None if it is none."""
+        return None if name is None else self._place(name)
 
     def _states(self) -> ClientStates:
         states = ClientStates()
@@ -351,6 +386,10 @@ class _Reader:
         found["by_owner"] = self._by_client("accuracy")
         found |= {name: tuple(found[name]) for name in ("recall", "support", "by_owner")}
         return Version(*version), Evaluation(**found)
+
+    def _talk(self, row: Mapping[str, Any] | None) -> Talk | None:
+        split = self._engine.plan.split
+        return split_state.talk(row, split, self) if row and split else None
 
     def _state_of(self, flight: Mapping[str, Any]) -> Place | None:
         state = flight["state"]
@@ -373,6 +412,7 @@ class _Reader:
                 tuple(_leg(*leg) for leg in row["legs"]),
                 teacher=_version(row["teacher"]),
                 corrected=_figures(row["corrected"]),
+                talk=self._talk(row["talk"]),
                 **{name: row[name] for name in _PLAIN},
             )
             engine.state.flights[flight.address] = flight
@@ -394,10 +434,6 @@ def _version(row: Sequence[int] | None) -> Version | None:
 
 def _figures(rows: Iterable[Sequence[Any]]) -> Figures:
     return tuple((name, value) for name, value in rows)
-
-
-def _published(whole: list[Any], nonzeros: int) -> Published:
-    return Published(Shipment(*whole), nonzeros)
 
 
 def _leg(begin_s: float, end_s: float, busy_s: float, done: float, lost: str) -> Leg:

@@ -8,7 +8,7 @@ device beside whatever it trains, and only counts come back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from actors.learning.evaluation_torch import Evaluation, Score, together
 from actors.publisher import Shipment
-from orchestrator.books import Resources
+from orchestrator.books import Published, Resources, VersionStore
 from orchestrator.experiment import Evaluate
 from orchestrator.fleet import Fleet
 from orchestrator.runtime import Handle, Pending, Runtime
@@ -111,7 +111,7 @@ class Examiner:
         self,
         version: Version,
         handle: Handle,
-        whole: Shipment,
+        published: Published,
         *,
         askable: npt.NDArray[np.bool_],
         now_s: float,
@@ -123,7 +123,7 @@ class Examiner:
         Args:
             version: Which.
             handle: Its message.
-            whole: What sending it takes.
+            published: What is known of it.
             askable: Which clients are in the run, shape (clients,).
             now_s: The run's own time.
             resources: Has the modelled evaluator.
@@ -134,19 +134,19 @@ class Examiner:
             is begun, and what was tried in vain.
         """
         if self._task.settings.kind == "central":
-            self._exams[version] = _Exam(self._runtime.evaluate(handle))
+            self._exams[version] = _Exam(self._runtime.evaluate(handle, _weights(published)))
             return resources.serve("evaluator", now_s, service_s), ()
-        tests = self._tests(version, whole, askable, now_s)
+        tests = self._tests(version, published.whole, askable, now_s)
         counted = [test.end_s for test in tests if not test.trouble]
         if not counted:
             return None, tuple(test for test in tests if test.downlink_bytes)
-        self._exams[version] = self._ask(handle, tests)
+        self._exams[version] = self._ask(handle, _weights(published), tests)
         self._known_s = max(self._known_s, *counted)
         return self._known_s, ()
 
-    def _ask(self, handle: Handle, tests: tuple[Test, ...]) -> _Exam:
+    def _ask(self, handle: Handle, encoder: Handle | None, tests: tuple[Test, ...]) -> _Exam:
         clients = [test.client for test in tests if not test.trouble]
-        return _Exam(self._runtime.evaluate_at(handle, clients), tests)
+        return _Exam(self._runtime.evaluate_at(handle, clients, encoder), tests)
 
     def _tests(
         self, version: Version, whole: Shipment, askable: npt.NDArray[np.bool_], now_s: float
@@ -212,14 +212,19 @@ class Examiner:
         exams = [(version, exam.tests) for version, exam in self._exams.items()]
         return {"known_s": self._known_s, "exams": exams}
 
-    def load(self, data: Mapping[str, Any], handle_of: Callable[[Version], Handle]) -> None:
+    def load(self, data: Mapping[str, Any], versions: VersionStore) -> None:
         """Read what `dump` wrote, and ask again."""
         self._known_s = data["known_s"]
         for row, tests in data["exams"]:
             version = Version(*row)
-            handle = handle_of(version)
+            handle, weights = versions.handle(version), _weights(versions.published(version))
             self._exams[version] = (
-                self._ask(handle, tuple(Test(*test) for test in tests))
+                self._ask(handle, weights, tuple(Test(*test) for test in tests))
                 if tests
-                else _Exam(self._runtime.evaluate(handle))
+                else _Exam(self._runtime.evaluate(handle, weights))
             )
+
+
+def _weights(published: Published) -> Handle | None:
+    """Return the encoder's weights that go with a version; None if it has none of its own."""
+    return None if published.encoder is None else published.encoder.handle

@@ -55,6 +55,7 @@ from policies.method import (
     sparse_weights_misfits,
 )
 from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
+from policies.splitting import Ends, Split, Topology, Whole
 from policies.training import TrainingPolicy
 from policies.types import ExperimentError
 from policies.units import Seconds
@@ -168,6 +169,7 @@ class Experiment(Settings):
         server: The modelled server.
         hosting: One actor a client, or a few actors for all; `auto` says which and why.
         method: The policies.
+        topology: Whether clients compute the whole model, or an encoder's side part of it.
         stop: When the run has done enough.
         guards: What else a figure leads to.
         evaluate: How often a version is tested.
@@ -188,6 +190,7 @@ class Experiment(Settings):
     server: ServerSettings = ServerSettings()
     hosting: Hosting = "auto"
     method: Method
+    topology: Topology = Whole()
     stop: Stop
     guards: Guards = Guards()
     evaluate: Evaluate = Evaluate()
@@ -219,6 +222,7 @@ class Experiment(Settings):
             data=self.data,
             model=self.model,
             method=self.method.among(self.fleet.clients),
+            topology=self.topology,
             shards=self.server.shards,
             lengths=self.guards.anomaly.length is not None,
         )
@@ -226,6 +230,23 @@ class Experiment(Settings):
     def hosted(self) -> Hosting:
         """Return the hosting that is asked for; a silo's actor is always its own."""
         return "dedicated" if isinstance(self.data, Silos) else self.hosting
+
+    def ends(self, shape: DataShape) -> dict[int, Ends]:
+        """Return how the model is split, by the number of blocks that may run on a device.
+
+        Raises:
+            ExperimentError: If it cannot be split, or not there.
+        """
+        if not isinstance(self.topology, Split):
+            return {}
+        cut = self.topology.cut
+        if cut != "auto":
+            return {cut: self.model.ends(shape, cut)}
+        found = {0: self.model.ends(shape)}
+        with suppress(ExperimentError):
+            while True:
+                found[len(found)] = self.model.ends(shape, len(found))
+        return found
 
     def training_bytes(self, shape: DataShape) -> int:
         """Return the memory that training takes on a device."""

@@ -84,29 +84,39 @@ def kept_at(handle: Handle, receipt: GroupReceipt, index: int) -> Place | None:
     return Place(handle, start, stop) if stop > start else None
 
 
+class Named:
+    """Buffers that an order names by their places."""
+
+    def __init__(self) -> None:
+        self.handles: list[Handle] = []
+        self._places: dict[int, int] = {}
+
+    def at(self, handle: Handle) -> int:
+        """Return a buffer's place; the same one has the same."""
+        if id(handle) not in self._places:
+            self._places[id(handle)] = len(self.handles)
+            self.handles.append(handle)
+        return self._places[id(handle)]
+
+    def within(self, place: Place | None) -> At | None:
+        """Return where bytes lie; None if there are none."""
+        return None if place is None else (self.at(place.handle), place.start, place.stop)
+
+
 def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:
     """Return the order for a group, and the handles of the buffers that it names."""
-    handles: list[Handle] = []
-    places: dict[int, int] = {}
-
-    def at(handle: Handle) -> int:
-        if id(handle) not in places:
-            places[id(handle)] = len(handles)
-            handles.append(handle)
-        return places[id(handle)]
+    named = Named()
 
     def whole(version: Handle | None) -> tuple[int, ...]:
-        return () if version is None else tuple(map(at, pieces(version)))
+        return () if version is None else tuple(map(named.at, pieces(version)))
 
-    def within(place: Place | None) -> At | None:
-        return None if place is None else (at(place.handle), place.start, place.stop)
-
+    jobs = [task.job for task in tasks]
     order = Order(
-        [task.job.assignment for task in tasks],
-        [whole(task.job.base) for task in tasks],
-        [within(task.job.state) for task in tasks],
-        [whole(task.job.teacher) for task in tasks],
-        [within(task.job.carry) for task in tasks],
-        [within(task.job.reply) for task in tasks],
+        [job.assignment for job in jobs],
+        [whole(job.base) for job in jobs],
+        [named.within(job.state) for job in jobs],
+        [whole(job.teacher) for job in jobs],
+        [named.within(job.carry) for job in jobs],
+        [named.within(job.reply) for job in jobs],
     )
-    return order, handles
+    return order, named.handles

@@ -11,6 +11,7 @@ import numpy as np
 
 from actors.changes import may_change
 from actors.client import Client
+from actors.encoder import Encoder, Pass
 from actors.evaluator import Evaluator
 from actors.first_version import first_version
 from actors.identity import identify, pss_bytes
@@ -32,6 +33,7 @@ from orchestrator.runtime import (
     First,
     Handle,
     Job,
+    Passed,
     Pending,
     Place,
     Ready,
@@ -62,6 +64,7 @@ class InProcessRuntime:
             self._server = PartServers(work, schema, message, work.shards)
         else:
             self._server = Server(work, schema, message, tutor=tutor)
+        self._encoder = None if work.split is None else Encoder(work, holdings.shape)
         self._changes = work.shards == 1 and may_change(work.method, schema)
         self._newest: Handle = self._first.message
 
@@ -102,8 +105,10 @@ class InProcessRuntime:
         for index, (task, (start, stop)) in enumerate(zip(tasks, receipt.places, strict=True)):
             assignment = task.job.assignment
             delivery = Delivery(assignment.address, assignment.base, start, stop)
-            with self._watch("read payloads"):
-                admission = self._server.admit(delivery, payloads[start:stop])
+            admission = None
+            if not assignment.asks:
+                with self._watch("read payloads"):
+                    admission = self._server.admit(delivery, payloads[start:stop])
             state = kept_at(states, receipt, index)
             figures = receipt.figures[index]
             task.result = Finished(admission, Place(payloads, start, stop), state, figures)
@@ -137,16 +142,34 @@ class InProcessRuntime:
         self._newest = Parts(made) if isinstance(made, tuple) else made
         return Ready(receipt), self._newest
 
+    def encoder_weights(self) -> Handle:
+        """Return the weights that the encoder begins with."""
+        return self._own_encoder().first_weights()
+
+    def compute(self, asked: Pass, buffers: Sequence[Handle], replica: int) -> Pending[Passed]:
+        """Compute a pass when its result is asked for."""
+        del replica  # all of them are one here
+        encoder = self._own_encoder()
+        return _Deferred(lambda: Passed(*encoder.compute(asked, buffers)))
+
+    def _own_encoder(self) -> Encoder:
+        if self._encoder is None:
+            raise TypeError("this model has no encoder of its own")
+        return self._encoder
+
     def discard(self, addresses: Sequence[Address]) -> None:
         """Let the server forget updates."""
         self._server.discard(addresses)
 
-    def evaluate(self, version: Handle) -> Pending[Evaluation]:
+    def evaluate(self, version: Handle, encoder: Handle | None = None) -> Pending[Evaluation]:
         """Test a version when the result is asked for."""
-        return _Deferred(lambda: self._evaluator.evaluate(pieces(version)))
+        return _Deferred(lambda: self._evaluator.evaluate(pieces(version), encoder))
 
-    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
+    def evaluate_at(
+        self, version: Handle, clients: Sequence[int], encoder: Handle | None = None
+    ) -> Pending[list[Score]]:
         """Test a version at clients when the result is asked for."""
+        del encoder
         return _Deferred(lambda: self._client.evaluate(clients, pieces(version)))
 
     def describe(self, clients: Sequence[int]) -> list[Description]:
@@ -185,6 +208,7 @@ class InProcessRuntime:
             "clients": self._client.watch,
             "parameter server": self._watch,
             "evaluator": self._evaluator.watch,
+            **({} if self._encoder is None else {"encoder": self._encoder.watch}),
         }
         found = {name: watch.usage().stages for name, watch in watches.items()}
         return {name: Usage(stages, sum(s.cpu_s for s in stages)) for name, stages in found.items()}

@@ -6,9 +6,11 @@ time is read from the clock here, so that no row can carry another.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from actors.cell import Gathered
+from actors.encoder import PassReceipt
 from actors.intake import Admission, Committed
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.publisher import Shipment
@@ -17,8 +19,24 @@ from orchestrator.clock import Clock
 from orchestrator.examiner import Test
 from orchestrator.log import Log
 from orchestrator.plan import Flight
+from orchestrator.runtime import Place
 from policies.guards import StopReason
+from policies.splitting import Exchange
+from policies.splitting.process import rows_in
 from policies.types import Address, Outcome, Reason, Verdict, Version
+
+if TYPE_CHECKING:
+    from orchestrator.engine.state import Waiting
+
+
+def _what_is_asked(exchange: Exchange) -> str:
+    """Return what a question brings, in words."""
+    brings = {
+        "activations": exchange.rows,
+        "gradients": exchange.answered,
+        "differences": exchange.scalars,
+    }
+    return ", ".join(what for what, count in brings.items() if count)
 
 
 class Journal:
@@ -71,6 +89,60 @@ class Journal:
             detail="too few examples",
         )
 
+    def equipped(self, flight: Flight, blocks: int, size: int) -> None:
+        """A client was sent what it computes of the encoder and does not train."""
+        self._write(
+            "equipped",
+            client=flight.address.client,
+            number=flight.address.number,
+            downlink_bytes=size,
+            downlink_entropy_bytes=float(size),
+            detail=f"{blocks} blocks",
+        )
+
+    def asked(
+        self, flight: Flight, exchange: Exchange, question: Place, entropy_bytes: float
+    ) -> None:
+        """A question of a client's has come to the encoder."""
+        self._write(
+            "asked",
+            client=flight.address.client,
+            number=flight.address.number,
+            base_version=flight.base.number,
+            lineage=flight.base.lineage,
+            uplink_bytes=question.stop - question.start,
+            uplink_entropy_bytes=entropy_bytes,
+            examples=exchange.rows or exchange.answered,
+            detail=_what_is_asked(exchange),
+        )
+
+    def served(
+        self, number: int, members: Sequence[Waiting], version: int, receipt: PassReceipt
+    ) -> None:
+        """The encoder has computed a pass; `version` is how often it has learnt."""
+        self._write(
+            "served",
+            number=number,
+            version=version,
+            examples=rows_in([member.exchange for member in members]),
+            hash=receipt.hash,
+            detail=f"{len(members)} questions, {receipt.learnt} learnt from",
+        )
+
+    def replied(
+        self, flight: Flight, waiting: Waiting, reply: Place, version: int, entropy_bytes: float
+    ) -> None:
+        """A reply of the encoder's is on its way to a client."""
+        self._write(
+            "replied",
+            client=flight.address.client,
+            number=flight.address.number,
+            version=version,
+            downlink_bytes=reply.stop - reply.start,
+            downlink_entropy_bytes=entropy_bytes,
+            detail="kept: features that never change" if waiting.rows else "",
+        )
+
     def arrived(
         self, flight: Flight, admission: Admission | None, verdict: Verdict, *, staleness: int
     ) -> None:
@@ -100,7 +172,7 @@ class Journal:
             **found,
         )
 
-    def lost(self, flight: Flight, reason: Reason) -> None:
+    def lost(self, flight: Flight, reason: Reason, moved_bytes: int) -> None:
         """A client went away or gave up before its update had come."""
         self._write(
             "lost",
@@ -110,7 +182,7 @@ class Journal:
             lineage=flight.base.lineage,
             outcome=Outcome.LOST.value,
             reason=reason.value,
-            uplink_bytes=flight.uplink_bytes,
+            uplink_bytes=moved_bytes,
             device_s=flight.device_s,
             energy_j=flight.energy_j,
             detail=f"in its {type(flight.stages[flight.at]).__name__.lower()}",

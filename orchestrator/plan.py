@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,68 @@ from actors.work import Figures
 from orchestrator.examiner import Task
 from orchestrator.experiment import Experiment
 from orchestrator.fleet import ServerSettings
-from orchestrator.runtime import Finished, Pending, Place
+from orchestrator.runtime import Finished, Pending, Place, Weights
 from orchestrator.stages import Compute, Download, Stage
 from orchestrator.timetable import Leg
 from policies.guards import Anomaly, Quarantine, Stop
 from policies.method import Method
+from policies.splitting import Ends, Exchange, Process, Split
+from policies.training import TrainingPolicy
 from policies.types import Address, Version
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What the engine needs of a split model.
+
+    Attributes:
+        settings: The topology.
+        training: How clients train.
+        ends: How the model is cut behind so many of the encoder's blocks, by that number.
+        seconds_of: What the encoder takes for some FLOPs.
+    """
+
+    settings: Split
+    training: TrainingPolicy
+    ends: Mapping[int, Ends]
+    seconds_of: Callable[[float], float]
+
+    @classmethod
+    def of(cls, experiment: Experiment, shape: DataShape) -> SplitPlan | None:
+        """Return it; None if clients compute the whole model."""
+        split = experiment.topology
+        if not isinstance(split, Split):
+            return None
+        return cls(
+            split,
+            experiment.method.training,
+            experiment.ends(shape),
+            experiment.server.seconds_at(split.flops),
+        )
+
+    @property
+    def caches(self) -> bool:
+        """Whether an example's features never change."""
+        return not any(ends.learns for ends in self.ends.values())
+
+    @cached_property
+    def _processes(self) -> dict[tuple[int, int, bool], Process]:
+        return {}
+
+    def process(self, examples: int, cut: int, *, known: bool) -> Process:
+        """Return the parts of an assignment.
+
+        Args:
+            examples: How many the client has.
+            cut: Blocks of the encoder that run on its device.
+            known: Whether it has their features.
+        """
+        key = (examples, cut, known)
+        if key not in self._processes:
+            self._processes[key] = Process(
+                self.settings, self.ends[cut], self.training, examples, known
+            )
+        return self._processes[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +95,7 @@ class Plan:
         forward_flops: Of one example.
         delays: Whether modelled times pass (always, on the virtual clock).
         faults: Planned faults by address.
+        split: How the model is split; None if clients compute all of it.
     """
 
     seed: int
@@ -51,6 +109,7 @@ class Plan:
     forward_flops: float
     delays: bool = True
     faults: Mapping[Address, str] = field(default_factory=dict)
+    split: SplitPlan | None = None
 
     @classmethod
     def of(cls, experiment: Experiment, shape: DataShape, sizes: Sizes) -> Plan:
@@ -75,6 +134,7 @@ class Plan:
             forward_flops=forward_flops,
             delays=experiment.clock == "virtual" or experiment.wall.delays,
             faults={Address(f.client, f.number): f.fault for f in experiment.faults},
+            split=SplitPlan.of(experiment, shape),
         )
 
     def publishing_flops(self, size: int) -> float:
@@ -85,6 +145,40 @@ class Plan:
     def evaluation_flops(self) -> float:
         """Return what testing on the test split takes."""
         return self.forward_flops * self.examination.test_examples
+
+
+@dataclass(slots=True)
+class Talk:
+    """How far an assignment has come in its exchanges with the encoder.
+
+    Attributes:
+        process: Its parts.
+        part: The one that is under way, or whose question is.
+        carry: What the part before has left.
+        reply: What that one's question was answered with.
+        question: The last question that brought a batch whose gradients are to be told.
+        brought: What that question was.
+        weights: What has computed that batch.
+        until_s: When the encoder forgets it; None while it is not waiting for an answer.
+        held: Blocks of the encoder that the client had before; None if it had nothing of it.
+        waits: Whether its question has come and the reply is not on its way yet.
+    """
+
+    process: Process
+    part: int = 0
+    carry: Place | None = None
+    reply: Place | None = None
+    question: Place | None = None
+    brought: Exchange = field(default_factory=Exchange)
+    weights: Weights | None = None
+    until_s: float | None = None
+    held: int | None = None
+    waits: bool = False
+
+    @property
+    def exchange(self) -> Exchange:
+        """The question that ends the part under way."""
+        return self.process.exchanges[self.part]
 
 
 @dataclass(slots=True)
@@ -107,6 +201,7 @@ class Flight:
         teacher: The version that the client corrects its update by; None if it does not.
         strength: How strongly.
         corrected: What the client measured of that, by name, once it has arrived.
+        talk: What it has exchanged with the encoder; None where it computes the whole model.
         finished: What came of the job, once that is known.
         job: The job itself; not part of a checkpoint.
     """
@@ -128,6 +223,7 @@ class Flight:
     teacher: Version | None = None
     strength: float = 0.0
     corrected: Figures = ()
+    talk: Talk | None = None
     finished: Finished | None = None
     job: Pending[Finished] | None = None
 

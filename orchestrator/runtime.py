@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
+from actors.encoder import Pass, PassReceipt
 from actors.intake import Admission, Delivery
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description
@@ -83,9 +84,10 @@ class Finished(NamedTuple):
     """What came of a job.
 
     Attributes:
-        admission: The server's verdict and figures; None if the job was lost.
-        payload: The payload.
-        state: The client's next state; None where the method keeps none.
+        admission: The server's verdict and figures; None if the job was lost, or was a part that
+            ends with a question.
+        payload: The payload, or the question.
+        state: The client's next state, or what its next part needs; None if that is nothing.
         figures: What the client measured of its update, by name.
     """
 
@@ -93,6 +95,34 @@ class Finished(NamedTuple):
     payload: Place | None = None
     state: Place | None = None
     figures: Figures = ()
+
+    @property
+    def bytes(self) -> int:
+        """Length of the payload, or of the question."""
+        if self.admission is not None:
+            return self.admission.uplink_bytes
+        return 0 if self.payload is None else self.payload.stop - self.payload.start
+
+
+class Weights(NamedTuple):
+    """Weights of the encoder: how often it had learnt when it had them, and where they lie."""
+
+    version: int
+    handle: Handle
+
+
+class Passed(NamedTuple):
+    """What came of a pass of the encoder.
+
+    Attributes:
+        replies: Has all replies.
+        weights: The encoder's weights after it.
+        receipt: The rest.
+    """
+
+    replies: Handle
+    weights: Handle
+    receipt: PassReceipt
 
 
 class First(NamedTuple):
@@ -158,13 +188,21 @@ class Runtime(Protocol):
     def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
         """Publish `target` again under a new lineage."""
 
+    def encoder_weights(self) -> Handle:
+        """Return the weights that the encoder begins with."""
+
+    def compute(self, asked: Pass, buffers: Sequence[Handle], replica: int) -> Pending[Passed]:
+        """Have a pass of the encoder computed by one of its replicas."""
+
     def discard(self, addresses: Sequence[Address]) -> None:
         """Let the server forget updates."""
 
-    def evaluate(self, version: Handle) -> Pending[Evaluation]:
-        """Test a version."""
+    def evaluate(self, version: Handle, encoder: Handle | None = None) -> Pending[Evaluation]:
+        """Test a version, with the encoder's weights where it has one of its own."""
 
-    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
+    def evaluate_at(
+        self, version: Handle, clients: Sequence[int], encoder: Handle | None = None
+    ) -> Pending[list[Score]]:
         """Test a version on clients' own test examples, where they are; in the order of clients."""
 
     def describe(self, clients: Sequence[int]) -> list[Description]:

@@ -3,7 +3,8 @@
 An assignment is under way for one leg a stage: down, at work, up. What a leg takes says the fleet;
 what ends it early says the client, which may go away or give up. On the virtual clock all legs are
 known when the assignment is given, the last one as if the payload were as small as can be; those of
-a correction at the client, and what follows, are when its training ends.
+a correction at the client, and what follows, are when its training ends, and those behind a
+question to the encoder when that has replied.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from orchestrator.fleet import TRAINING, Fleet, Span
-from orchestrator.stages import Compute, Download, Stage
+from orchestrator.stages import Ask, Compute, Download, Stage
 from policies.types import Address, Reason
 
 
@@ -52,12 +53,15 @@ class Timetable:
     def legs(
         self, address: Address, stages: tuple[Stage, ...], begin_s: float, density: float
     ) -> tuple[Leg, ...]:
-        """Return the legs of an assignment that begins now, up to the one in which it is lost."""
+        """Return the legs of stages that begin now.
+
+        They end with the one in which the client is lost, or in which it asks the encoder.
+        """
         legs: list[Leg] = []
         for stage in stages:
             legs.append(self.leg(address, stage, begin_s, density))
             begin_s = legs[-1].end_s
-            if legs[-1].lost:
+            if legs[-1].lost or isinstance(stage, Ask):
                 break
         return tuple(legs)
 
@@ -80,8 +84,9 @@ class Timetable:
         if isinstance(stage, Compute):
             training = stage.purpose == TRAINING
             share = self._fleet.drops_out_at(client, number) if training else None
-            if share is not None:
-                return self._given_up(address, share, stage.flops, begin_s, density)
+            if share is not None and stage.begin <= share < stage.end:
+                part = (share - stage.begin) / (stage.end - stage.begin)
+                return self._given_up(address, part, stage.flops, begin_s, density)
             return self.work(address, begin_s, stage.flops, density, purpose=stage.purpose)
         return self.upload(address, begin_s, stage.least_bytes)
 

@@ -90,6 +90,7 @@ class Reason(StrEnum):
     ROUND_CLOSED = "round_closed"
     OLD_LINEAGE = "old_lineage"
     NO_RESULT = "no_result"
+    TIMED_OUT = "timed_out"
     WENT_AWAY = "went_away"
     GAVE_UP = "gave_up"
 

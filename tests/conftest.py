@@ -18,6 +18,7 @@ from hypothesis import settings
 
 settings.register_profile("latecomer", deadline=None)  # a busy machine is no failure
 settings.load_profile("latecomer")
+sys.path.append(str(Path(__file__).with_name("nets")))  # models that experiments of tests name
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 SMALL = """

@@ -10,10 +10,11 @@ import numpy as np
 from actors.publisher import Shipment
 from orchestrator.books import Asked, Event, Kind, Present
 from orchestrator.engine.context import Context
+from orchestrator.engine.cutting import Cuts
 from orchestrator.engine.sending import Sending
 from orchestrator.engine.travelling import Travelling
-from orchestrator.plan import Flight, Round
-from orchestrator.stages import plain_training
+from orchestrator.plan import Flight, Round, Talk
+from orchestrator.stages import Download, plain_training, split_training
 from policies.selection import Idle
 from policies.types import Address, Arrays, Version, stream
 
@@ -33,6 +34,7 @@ class Asking:
         self._turns = context.turns
         self._timetable = context.timetable
         self._journal = context.journal
+        self._cuts = Cuts(context)
 
     def ask(self) -> None:
         """Ask for clients once everything else of this moment is done."""
@@ -100,6 +102,7 @@ class Asking:
         state.flying += 1
         state.ledger.dispatched += 1
         self._journal.dispatched(address, base, held, shipment)
+        self._equip(flight)
         self._travelling.begin(flight)
 
     def _flight(
@@ -108,12 +111,47 @@ class Asking:
         """Return an assignment that begins now."""
         state, plan = self._state, self._plan
         examples = int(plan.examples[address.client])
-        flops = plan.method.training.flops(examples, plan.forward_flops)
-        stages = plain_training(shipment.bytes, flops, self._least_bytes)
+        talk = self._talk(address.client, examples)
+        if talk is None:
+            flops = plan.method.training.flops(examples, plan.forward_flops)
+            stages = plain_training(shipment.bytes, flops, self._least_bytes)
+        else:
+            missing = self._missing(address.client, talk)
+            stages = split_training(shipment.bytes, missing, talk.process, self._least_bytes)
         density = self._sending.density(base)
         legs = self._timetable.legs(address, stages, self._clock.now_s(), density)
         trained = state.client_states.current(address.client)
-        return Flight(address, base, trained, held, density, stages, legs)
+        return Flight(address, base, trained, held, density, stages, legs, talk=talk)
+
+    def _talk(self, client: int, examples: int) -> Talk | None:
+        """Return the exchanges that an assignment begins; None without an encoder."""
+        split, encoder = self._plan.split, self._state.encoder
+        if split is None or encoder is None:
+            return None
+        reply = encoder.features.get(client)
+        cut = self._cuts.choose(client, examples, self._clock.now_s())
+        process = split.process(examples, cut, known=reply is not None)
+        return Talk(process, reply=reply, held=encoder.equipped.get(client))
+
+    def _missing(self, client: int, talk: Talk) -> int:
+        """Return the bytes of what a client must compute of the encoder and has not got yet."""
+        split, encoder = self._plan.split, self._state.encoder
+        if split is None or encoder is None or talk.process.known:
+            return 0
+        blocks, had = talk.process.ends.blocks, talk.held
+        if had is not None and had >= blocks:
+            return 0
+        encoder.equipped[client] = blocks
+        before = 0 if had is None else split.ends[had].equipment_bytes
+        return talk.process.ends.equipment_bytes - before
+
+    def _equip(self, flight: Flight) -> None:
+        """Note what a client is sent of the encoder."""
+        first, second, *_ = flight.stages
+        if flight.talk is not None and isinstance(first, Download) and isinstance(second, Download):
+            self._state.ledger.downlink_bytes += first.bytes
+            self._state.ledger.downlink_entropy_bytes += first.bytes
+            self._journal.equipped(flight, flight.talk.process.ends.blocks, first.bytes)
 
     def _open_round(self, members: int) -> None:
         number = self._state.round.number + 1

@@ -60,7 +60,7 @@ class Looking:
         end, vain = self._examiner.begin(
             version,
             state.versions.hold(version),
-            state.versions.published(version).whole,
+            state.versions.published(version),
             askable=state.roster.in_run(),
             now_s=now,
             resources=state.resources,

@@ -24,7 +24,8 @@ from orchestrator.engine.gathering import Gatherer
 from orchestrator.engine.looking import Looking
 from orchestrator.engine.making import Making
 from orchestrator.engine.sending import Sending
-from orchestrator.engine.state import State
+from orchestrator.engine.serving import Serving
+from orchestrator.engine.state import EncoderState, State
 from orchestrator.engine.taking import Taking
 from orchestrator.engine.travelling import Travelling
 from orchestrator.examiner import Examiner
@@ -33,13 +34,15 @@ from orchestrator.journal import Journal
 from orchestrator.log import Log
 from orchestrator.observe import Observer
 from orchestrator.plan import Flight, Plan
-from orchestrator.runtime import Pending, Runtime
+from orchestrator.runtime import Pending, Runtime, Weights
 from orchestrator.stages import Compute
 from orchestrator.timetable import Timetable
 from orchestrator.turns import Turns
 from policies.selection import Past
 from policies.types import RunError
 
+_OF_FLIGHTS: Final = frozenset({Kind.STAGE, Kind.RESOLVE, Kind.LEAVE, Kind.ASK, Kind.ARRIVE})
+"""Events that lead an assignment on."""
 MOST_IN_VAIN: Final = 5_000
 """Tries in a row that come to nothing before a run is given up; ten for each client if more."""
 
@@ -58,6 +61,7 @@ class Engine:
         clock: The run's own time.
         events: The log of what happened.
         schema: The model's tensors.
+        serving: Leads questions through the encoder.
         turns: Events that are to come.
         examiner: Has versions tested.
         state: What the run has come to.
@@ -114,11 +118,19 @@ class Engine:
         gatherer = None if numbers is None else Gatherer(context, numbers)
         self._making = Making(context, self._asking, self._looking, gatherer)
         self._taking = Taking(context, self._travelling, self._asking, self._making)
+        serving = Serving(context, self._travelling, self._taking)
+        if plan.split is not None:
+            self.state.encoder = EncoderState(Weights(0, runtime.encoder_weights()))
+        self.serving = serving
         self._commands = Commands(context, self._asking, self._making, self._looking)
         self._handlers: dict[Kind, Callable[[Event], None]] = {
             Kind.STAGE: self._travelling.on_stage,
             Kind.RESOLVE: self._travelling.on_resolve,
             Kind.LEAVE: self._taking.on_leave,
+            Kind.ASK: serving.on_ask,
+            Kind.SERVE: serving.on_serve,
+            Kind.SERVED: serving.on_served,
+            Kind.EXPIRE: serving.on_expire,
             Kind.ARRIVE: self._taking.on_arrive,
             Kind.CLOSE_ROUND: self._making.on_close_round,
             **({Kind.GATHER: gatherer.on_gather} if gatherer else {}),
@@ -167,7 +179,8 @@ class Engine:
             if state.in_vain > most_in_vain:
                 raise RunError(self._nowhere())
             self.clock.reach(event.time_s)
-            self._handlers[event.kind](event)
+            if not self._is_of_the_past(event):
+                self._handlers[event.kind](event)
         if state.stopped is None:
             raise RunError(self._nobody())
 
@@ -181,19 +194,32 @@ class Engine:
 
     def needed(self, event: Event) -> Pending[Any] | None:
         """Return what must be here before an event can be handled."""
-        if event.kind in {Kind.STAGE, Kind.RESOLVE, Kind.ARRIVE}:
-            flight = self.state.flights[event.address]
-            if event.kind is not Kind.STAGE:
-                return flight.job
-            computing = isinstance(flight.stages[flight.at], Compute)
-            return flight.job if computing and self.clock.kind == "wall" else None
+        if event.kind in _OF_FLIGHTS:
+            return self._needed_of(event)
+        receipts, encoder = self.state.receipts, self.state.encoder
+        if event.kind is Kind.SERVED and encoder is not None:
+            return encoder.passes[event.number].pending
         if event.kind is Kind.GATHER:
-            return self.state.receipts[self.state.gathering[event.number].version]
+            return receipts[self.state.gathering[event.number].version]
         if event.kind is Kind.PUBLISH:
-            return self.state.receipts[event.version]
+            return receipts[event.version]
         if event.kind is Kind.EVALUATE:
             return self.examiner.pending(event.version)
         return None
+
+    def _needed_of(self, event: Event) -> Pending[Any] | None:
+        """Return what an event of an assignment's needs."""
+        flight = self.state.flights.get(event.address)
+        if flight is None or event.kind is Kind.LEAVE:
+            return None
+        if event.kind is not Kind.STAGE:
+            return flight.job
+        computing = isinstance(flight.stages[flight.at], Compute)
+        return flight.job if computing and self.clock.kind == "wall" else None
+
+    def _is_of_the_past(self, event: Event) -> bool:
+        """Say whether an event is of an assignment that the encoder has forgotten meanwhile."""
+        return event.kind in _OF_FLIGHTS and event.address not in self.state.flights
 
     def in_order(self, event: Event) -> bool:
         """Say whether an event's turn has come; versions are published and known in order."""

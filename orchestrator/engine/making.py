@@ -13,7 +13,7 @@ from orchestrator.engine.asking import Asking
 from orchestrator.engine.context import Context
 from orchestrator.engine.gathering import Gatherer
 from orchestrator.engine.looking import Looking
-from orchestrator.runtime import Handle, Pending
+from orchestrator.runtime import Handle, Pending, Weights
 from policies.correction import means
 from policies.passes import nonzeros
 from policies.types import Address, Outcome, Reason, Verdict, Version
@@ -109,6 +109,10 @@ class Making:
         target = state.best[1]
         self._supersede_buffer()
         receipt, handle = self._runtime.rollback(state.head, state.versions.handle(target))
+        found = state.versions.published(target).encoder
+        if state.encoder is not None and found is not None:
+            later = state.encoder.weights.version + 1
+            state.encoder.weights = Weights(later, found.handle)
         version = Version(state.head.number + 1, state.head.lineage + 1)
         self._journal.rolled_back(version, target)
         self._await(version, receipt, handle)
@@ -138,8 +142,13 @@ class Making:
         message = self._runtime.fetch(state.versions.handle(state.head))
         parameters = whole_model(message, self._schema)[: self._schema.parameters]
         left = nonzeros(parameters)
-        state.versions.publish(state.head, Published(whole, left))
+        state.versions.publish(state.head, self._published(whole, left))
         self._journal.published(state.head, left, xxhash.xxh3_128_hexdigest(message.data))
+
+    def _published(self, whole: Shipment, nonzeros: int) -> Published:
+        """Return what is known of a version that is published now."""
+        encoder = self._state.encoder
+        return Published(whole, nonzeros, None if encoder is None else encoder.weights)
 
     def on_publish(self, event: Event) -> None:
         """Hand out a version from now on; its updates are committed."""
@@ -157,7 +166,7 @@ class Making:
                 state.past.is_in(entry.address.client, entry.staleness)
             self._journal.committed(entry, version, flight.base)
             self._journal.corrected(entry, version, entry.corrected or flight.corrected)
-        state.versions.publish(version, Published(receipt.whole, receipt.nonzeros))
+        state.versions.publish(version, self._published(receipt.whole, receipt.nonzeros))
         self._journal.published(version, receipt.nonzeros, receipt.hash)
         of_corrections = means(by_clients, len(receipt.committed))
         measures = tuple(sorted({**dict(receipt.measures), **of_corrections}.items()))

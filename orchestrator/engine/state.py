@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors.learning.evaluation_torch import Evaluation
 from actors.server import Receipt
 from orchestrator.books import Ledger, Resources, Roster, VersionStore
 from orchestrator.client_states import ClientStates
 from orchestrator.plan import Flight, Round
-from orchestrator.runtime import Pending
+from orchestrator.runtime import Passed, Pending, Place, Weights
 from policies.guards import Look, Stop, StopReason
 from policies.selection import Past
+from policies.splitting import Ends, Exchange
 from policies.types import Address, Arrays, Version
 
 _FIRST: Final = Version(0, 0)
@@ -31,6 +32,73 @@ class Gathering:
     version: Version
     coming: int
     arrived_s: float = 0.0
+
+
+class Waiting(NamedTuple):
+    """A question that waits for the encoder, or is in one of its passes.
+
+    Attributes:
+        address: Whose.
+        base: The version that its client trains from.
+        exchange: What it asks.
+        ends: How the model is cut for its client.
+        step: Which batch it brings; of answers alone, the one that they are of.
+        question: Where it lies.
+        before: Where the question lies whose batch it answers for by gradients.
+        brought: What that question was.
+        weights: What has computed that batch.
+        rows: Examples of its client, if their features are kept; 0 if not.
+    """
+
+    address: Address
+    base: Version
+    exchange: Exchange
+    ends: Ends
+    step: int
+    question: Place
+    before: Place | None = None
+    brought: Exchange = Exchange()
+    weights: Weights | None = None
+    rows: int = 0
+
+
+class UnderWay(NamedTuple):
+    """A pass of the encoder.
+
+    Attributes:
+        members: What it computes.
+        weights: The newest when it began.
+        replica: Which encoder computes it.
+        lineage: The run's when it began: of others the encoder learns nothing.
+        pending: What comes of it.
+    """
+
+    members: tuple[Waiting, ...]
+    weights: Weights
+    replica: int
+    lineage: int
+    pending: Pending[Passed]
+
+
+@dataclass(slots=True)
+class EncoderState:
+    """What the encoder has come to.
+
+    Attributes:
+        weights: The newest.
+        queue: Questions, in the order of arrival.
+        passes: Those under way, by number.
+        begun: Passes so far.
+        features: Of clients whose examples' features never change and are known.
+        equipped: Blocks that each client has, of those that have anything.
+    """
+
+    weights: Weights
+    queue: list[Waiting] = field(default_factory=list)
+    passes: dict[int, UnderWay] = field(default_factory=dict)
+    begun: int = 0
+    features: dict[int, Place] = field(default_factory=dict)
+    equipped: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -66,6 +134,7 @@ class State:
         stopped: Why the run ends; None before.
         ended_s: When the run had done enough, in its own time; None before. Tests of the last
             version may be known later.
+        encoder: What the encoder has come to; None if clients compute the whole model.
         paused: Whether people want it to wait; no part of a checkpoint.
     """
 
@@ -93,6 +162,7 @@ class State:
     in_vain: int = 0
     stopped: StopReason | None = None
     ended_s: float | None = None
+    encoder: EncoderState | None = None
     paused: bool = False
 
     def may_commit(self, stop: Stop) -> bool:

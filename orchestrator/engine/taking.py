@@ -10,7 +10,7 @@ from orchestrator.engine.making import Making
 from orchestrator.engine.travelling import Travelling
 from orchestrator.plan import Flight
 from orchestrator.runtime import Finished
-from orchestrator.stages import Download, Upload
+from orchestrator.stages import Ask, Download, Upload
 from policies.guards import Look
 from policies.types import ACCEPTED, Outcome, Reason, Verdict, Version, rejected
 
@@ -100,7 +100,7 @@ class Taking:
     def _note_arrival(self, flight: Flight, finished: Finished, verdict: Verdict) -> None:
         admission, ledger = finished.admission, self._state.ledger
         if admission is not None:
-            flight.uplink_bytes = admission.uplink_bytes
+            flight.uplink_bytes += admission.uplink_bytes
             ledger.uplink_bytes += admission.uplink_bytes
         if admission is not None and verdict.outcome is not Outcome.SUPERSEDED:
             # Of an older lineage the server may have forgotten the masks: its bytes alone count.
@@ -137,22 +137,58 @@ class Taking:
 
     def on_leave(self, event: Event) -> None:
         """Count an update as lost whose client went away or gave up."""
-        state = self._state
-        flight = state.flights[event.address]
+        flight = self._state.flights[event.address]
         stage, leg = flight.stages[flight.at], flight.legs[flight.at]
         self._travelling.charge(flight)
-        if isinstance(stage, Download):
-            self._holds(event.client, flight.held)
-        elif isinstance(stage, Upload):
+        moved = 0
+        asked = flight.talk is not None and flight.talk.part > 0
+        if isinstance(stage, Download) and not asked:
+            self._had_before(flight)
+        elif isinstance(stage, Upload | Ask):
             size = flight.payload_bytes
-            flight.uplink_bytes = int(leg.done * (stage.least_bytes if size is None else size))
-            state.ledger.uplink_bytes += flight.uplink_bytes
+            moved = int(leg.done * (stage.least_bytes if size is None else size))
+        self.lose(flight, leg.lost, moved)
+
+    def lose(self, flight: Flight, reason: Reason, moved_bytes: int = 0) -> None:
+        """Count an update as lost.
+
+        Args:
+            flight: Its assignment.
+            reason: Why.
+            moved_bytes: Of its last message that were sent.
+        """
+        state = self._state
+        flight.uplink_bytes += moved_bytes
+        state.ledger.uplink_bytes += moved_bytes
+        if isinstance(flight.stages[flight.at], Ask):
+            state.ledger.question_bytes += moved_bytes
         state.in_vain += 1
         self._land(flight)
-        self._journal.lost(flight, leg.lost)
-        self._give_up(flight, Verdict(Outcome.LOST, leg.lost))
+        self._journal.lost(flight, reason, moved_bytes)
+        self._give_up(flight, Verdict(Outcome.LOST, reason))
         self._making.commit_if_due()
         self._asking.ask()
+
+    def turn_away(self, flight: Flight, verdict: Verdict) -> None:
+        """End an assignment whose question cannot be answered."""
+        self._land(flight)
+        staleness = self._state.staleness(flight)
+        self._journal.arrived(flight, None, verdict, staleness=staleness)
+        self._give_up(flight, verdict)
+        self._strike(flight.address.client, verdict)
+        self._making.commit_if_due()
+        self._asking.ask()
+
+    def _had_before(self, flight: Flight) -> None:
+        """Note that a client has only what it had before its assignment."""
+        client, encoder, talk = flight.address.client, self._state.encoder, flight.talk
+        self._holds(client, flight.held)
+        if encoder is None or talk is None:
+            return
+        if talk.held is None:
+            encoder.equipped.pop(client, None)
+        else:
+            encoder.equipped[client] = talk.held
 
     def _holds(self, client: int, version: Version | None) -> None:
         """Note what a client has; None is nothing."""

@@ -7,8 +7,8 @@ from orchestrator.books import Event, Kind
 from orchestrator.engine.context import Context
 from orchestrator.engine.correcting import Correcting
 from orchestrator.plan import Flight
-from orchestrator.runtime import Finished, Job
-from orchestrator.stages import Compute, Download, Upload
+from orchestrator.runtime import Finished, Job, Place
+from orchestrator.stages import Ask, Compute, Download, Upload, replied
 from policies.types import RunError
 
 
@@ -33,6 +33,8 @@ class Travelling:
 
     def restart(self, flight: Flight) -> None:
         """Start again the work that was under way when a checkpoint was taken."""
+        if flight.talk is not None and flight.talk.waits:
+            return  # the encoder's
         if self._is_known(flight):
             self._submit(flight)
 
@@ -51,19 +53,36 @@ class Travelling:
     def _submit(self, flight: Flight) -> None:
         """Hand a flight's work to the runtime."""
         versions, teacher = self._state.versions, flight.teacher
-        fault = self._faults.get(flight.address, "")
+        fault, talk = self._faults.get(flight.address, ""), flight.talk
+        assignment = Assignment(flight.address, flight.base, fault, flight.strength)
+        if talk is not None:
+            assignment = assignment._replace(
+                part=talk.part,
+                cut=talk.process.ends.blocks,
+                known=talk.process.known,
+                asks=talk.part < len(talk.process.exchanges),
+            )
         flight.job = self._runtime.submit(
             Job(
-                Assignment(flight.address, flight.base, fault, flight.strength),
+                assignment,
                 versions.handle(flight.base),
                 flight.state,
                 flight.legs[-1].end_s,
                 None if teacher is None else versions.handle(teacher),
+                None if talk is None else talk.carry,
+                None if talk is None else talk.reply,
             )
         )
 
     def _enter(self, flight: Flight) -> None:
-        """Begin the flight's present stage."""
+        """Begin the flight's present stage.
+
+        What lies between a reply and the next question is one event, where its times are known.
+        """
+        while self._is_passed_over(flight):
+            self.charge(flight)
+            flight.trained_s = flight.legs[flight.at].end_s
+            flight.at += 1
         stage = flight.stages[flight.at]
         if self._clock.kind == "wall":  # now is when it really begins
             leg = self._timetable.leg(flight.address, stage, self._clock.now_s(), flight.density)
@@ -71,13 +90,20 @@ class Travelling:
         leg = flight.legs[flight.at]
         if leg.lost:
             self._turns.push(Event(leg.end_s, Kind.LEAVE, *flight.address))
-        elif isinstance(stage, Upload):
+        elif isinstance(stage, Upload | Ask):
             end = leg.end_s if self._clock.kind == "virtual" else leg.begin_s
             self._turns.push(Event(end, Kind.RESOLVE, *flight.address))
         else:
             if isinstance(stage, Compute) and self._clock.kind == "wall":
                 self._submit(flight)
             self._turns.push(Event(leg.end_s, Kind.STAGE, *flight.address))
+
+    def _is_passed_over(self, flight: Flight) -> bool:
+        """Say whether nothing can happen before the next stage."""
+        if flight.talk is None or not flight.talk.part or self._clock.kind == "wall":
+            return False
+        stage, leg = flight.stages[flight.at], flight.legs[flight.at]
+        return isinstance(stage, Download | Compute) and not leg.lost
 
     def on_stage(self, event: Event) -> None:
         """End one stage and enter the next."""
@@ -109,17 +135,19 @@ class Travelling:
         flight.energy_j += joules(client, leg.busy_s)
 
     def on_resolve(self, event: Event) -> None:
-        """Learn what the payload really is, and so when it arrives."""
+        """Learn what a payload or a question really is, and so when it arrives."""
         flight = self._state.flights[event.address]
         now = self._clock.now_s()
-        admission = self.finished(flight).admission
-        if admission is None:
+        finished = self.finished(flight)
+        asking = isinstance(flight.stages[flight.at], Ask)
+        if finished.payload is None if asking else finished.admission is None:
             self._turns.push(Event(now, Kind.ARRIVE, *flight.address))
             return
-        flight.payload_bytes = admission.uplink_bytes
+        flight.payload_bytes = finished.bytes
         leg = self._timetable.upload(flight.address, flight.trained_s, flight.payload_bytes)
         flight.legs = (*flight.legs[: flight.at], leg)
-        kind = Kind.LEAVE if leg.lost else Kind.ARRIVE
+        comes = Kind.ASK if asking else Kind.ARRIVE
+        kind = Kind.LEAVE if leg.lost else comes
         self._turns.push(Event(max(leg.end_s, now), kind, *flight.address))
 
     def finished(self, flight: Flight) -> Finished:
@@ -129,3 +157,45 @@ class Travelling:
                 raise RunError(f"update {flight.address} was never started")
             flight.finished, flight.job = flight.job.result(), None
         return flight.finished
+
+    # ------------------------------------------------------------ questions to an encoder
+
+    def asked(self, flight: Flight) -> Place:
+        """Take a question that has come; return where it lies."""
+        finished, talk = self.finished(flight), flight.talk
+        if talk is None or finished.payload is None:
+            raise RunError(f"update {flight.address} has asked nothing")
+        self.charge(flight)
+        flight.uplink_bytes += finished.bytes
+        self._state.ledger.uplink_bytes += finished.bytes
+        self._state.ledger.question_bytes += finished.bytes
+        talk.carry, flight.finished, flight.payload_bytes = finished.state, None, None
+        return finished.payload
+
+    def go_on(self, flight: Flight, reply: Place | None, entropy_bytes: float) -> None:
+        """Begin the next part of an assignment: with a reply, or without waiting for one.
+
+        Args:
+            flight: Stands where it asked.
+            reply: Is on its way to the client from now on.
+            entropy_bytes: The least that its numbers could take.
+        """
+        talk, state = flight.talk, self._state
+        if talk is None:
+            raise RunError(f"update {flight.address} has asked nothing")
+        flight.at += 1
+        talk.part, talk.waits = talk.part + 1, False
+        talk.reply = reply
+        if reply is not None:
+            size = reply.stop - reply.start
+            flight.stages = replied(flight.stages, flight.at, size)
+            state.ledger.downlink_bytes += size
+            state.ledger.reply_bytes += size
+            state.ledger.downlink_entropy_bytes += entropy_bytes
+        legs = self._timetable.legs(
+            flight.address, flight.stages[flight.at :], self._clock.now_s(), flight.density
+        )
+        flight.legs = (*flight.legs[: flight.at], *legs)
+        if self._is_known(flight):
+            self._submit(flight)
+        self._enter(flight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -258,3 +258,7 @@ class ServerSettings(Settings):
         if self.profile == INSTANT:
             return 0.0
         return flops / (self.flops or CATALOGUE[self.profile].flops)
+
+    def seconds_at(self, speed: float | None) -> Callable[[float], float]:
+        """Return what tells the seconds of FLOPs at another speed, FLOP/s; its own if None."""
+        return self.service_s if speed is None else lambda flops: flops / speed

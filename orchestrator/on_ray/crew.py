@@ -113,7 +113,7 @@ class Crew:
         self._note = note
         self._meet = meet
         self._queue_of = queue_of
-        self._queues: dict[int, list[Task]] = {}
+        self._queues: dict[tuple[int, bool], list[Task]] = {}
         self._serial = 0
         self._training_s = 0.0  # of one update, as lately seen
         self._most = 1
@@ -136,7 +136,8 @@ class Crew:
         if self._dedicated:
             queue = self._workers[client].tasks
         else:
-            queue = self._queues.setdefault(self._queue_of(client), [])
+            kind = (self._queue_of(client), job.assignment.asks)
+            queue = self._queues.setdefault(kind, [])
         heapq.heappush(queue, task)
         return task
 
@@ -176,8 +177,8 @@ class Crew:
         """Return the queues with work that a worker may take from."""
         if worker.cell is None:
             return [queue for queue in self._queues.values() if queue]
-        queue = self._queues.get(worker.cell)
-        return [queue] if queue else []
+        queues = (self._queues.get((worker.cell, asks)) for asks in (False, True))
+        return [queue for queue in queues if queue]
 
     def _enough(self) -> int:
         """Return how many tasks make a full group."""
@@ -188,7 +189,8 @@ class Crew:
     def _send(self, worker: Worker, tasks: list[Task]) -> None:
         order, buffers = order_of(tasks)
         payloads, states, receipt = worker.train.remote(packed(order), *buffers)
-        admissions = self._admit(order, receipt, payloads)
+        asks = tasks[0].job.assignment.asks  # a question goes to the encoder, when it has arrived
+        admissions = receipt if asks else self._admit(order, receipt, payloads)
         worker.groups.append(_Group(tasks, payloads, states, receipt, admissions))
         if len(worker.groups) == 1:
             worker.deadline = self._deadline(worker)
@@ -213,7 +215,7 @@ class Crew:
             while worker.groups and worker.groups[0].admissions in ready:
                 group = worker.groups[0]
                 try:
-                    admissions, receipt = unpacked(ray.get(group.admissions))
+                    admissions, receipt = _opened(group)
                 except Exception as error:  # noqa: BLE001  # sorted out below
                     self._failed(worker, group, error)
                     break
@@ -222,7 +224,11 @@ class Crew:
                 self._finish(worker, group, admissions, receipt)
 
     def _finish(
-        self, worker: Worker, group: _Group, admissions: list[Admission], receipt: GroupReceipt
+        self,
+        worker: Worker,
+        group: _Group,
+        admissions: Sequence[Admission | None],
+        receipt: GroupReceipt,
     ) -> None:
         self._training_s = sum(receipt.durations_s) / len(group.tasks)
         for index, (task, admission) in enumerate(zip(group.tasks, admissions, strict=True)):
@@ -238,7 +244,7 @@ class Crew:
                 attempt=task.attempt,
                 duration_s=receipt.durations_s[index],
                 cpu_s=receipt.cpu_s / len(group.tasks),
-                bytes=admission.uplink_bytes,
+                bytes=task.result.bytes,
             )
 
     # ------------------------------------------------------------ when something goes wrong
@@ -335,6 +341,15 @@ class Crew:
             else:
                 self._note("resent", **what)
                 heapq.heappush(worker.tasks, task)
+
+
+def _opened(group: _Group) -> tuple[Sequence[Admission | None], GroupReceipt]:
+    """Return what was found of a group: of questions nothing, the encoder reads them later."""
+    found = unpacked(ray.get(group.admissions))
+    if isinstance(found, GroupReceipt):
+        return [None] * len(group.tasks), found
+    admissions, receipt = found
+    return admissions, receipt
 
 
 def _charge(groups: list[_Group]) -> None:

@@ -19,6 +19,7 @@ from ray import exceptions as ray_errors
 
 from actors.changes import may_change
 from actors.client import ClientActor
+from actors.encoder import EncoderActor, Pass
 from actors.evaluator import EvaluatorActor
 from actors.first_version import first_version
 from actors.identity import Identity, identify, pss_bytes
@@ -30,7 +31,7 @@ from actors.publisher import Shipment
 from actors.server import Receipt, Snapshot
 from actors.stopwatch import Stopwatch, Usage
 from actors.tutor import public_of
-from actors.work import Order, Work, unpacked
+from actors.work import Order, Work, packed, unpacked
 from orchestrator.cells import Cells
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
@@ -47,7 +48,7 @@ from orchestrator.on_ray.waiting import (
     cause,
     first_line,
 )
-from orchestrator.runtime import Finished, First, Handle, Job, Pending, Place, Task
+from orchestrator.runtime import Finished, First, Handle, Job, Passed, Pending, Place, Task
 from policies.types import Address, Buffer, RunError, Version
 from policies.wire import StateLayout
 
@@ -112,7 +113,7 @@ class RayRuntime:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         hosting, resources, cells = placement
-        self._limits = limits
+        self.limits = limits
         self._check = check
         self._watch = watch
         self._processes: dict[str, Identity] = {}
@@ -135,7 +136,11 @@ class RayRuntime:
                 wanted = cells.near(cell)
             actor = shell.options(**ONCE_MORE, **reserving(wanted)).remote(*arguments)
             workers.append(Worker(name, actor, by, cell=cell))
-        self._actors = [self._evaluator, *(worker.actor for worker in workers)]
+        told = (settings, list(paths), holdings.shape)
+        served = ray.remote(EncoderActor).options(num_cpus=0, **ONCE_MORE)
+        replicas = 0 if work.split is None else work.split.replicas
+        self._encoders = [served.remote(*told) for _ in range(replicas)]
+        self._actors = [self._evaluator, *self._encoders, *(worker.actor for worker in workers)]
         self._crew = Crew(
             workers,
             dedicated=dedicated,
@@ -161,6 +166,10 @@ class RayRuntime:
         self._starting = {
             **self._servers.identities(),
             self._evaluator.identity.remote(): "evaluator",
+            **{
+                encoder.identity.remote(): f"encoder {place}"
+                for place, encoder in enumerate(self._encoders)
+            },
         }
         self._start_by = by
 
@@ -192,7 +201,7 @@ class RayRuntime:
     def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> None:
         """Admit payloads from a checkpoint again."""
         for reference in self._servers.deliver(deliveries, np.asarray(payloads)):
-            self._get(reference, self._limits.server_s, "the server to admit")
+            self._get(reference, self.limits.server_s, "the server to admit")
 
     def commit(
         self, addresses: Sequence[Address], expected: Version
@@ -211,27 +220,51 @@ class RayRuntime:
         what = f"the rollback after version {expected.number}"
         return self._pending(receipt, what), self._newest
 
+    def encoder_weights(self) -> Handle:
+        """Return the weights that the encoder begins with; waits until it has started."""
+        encoder = self._own_encoders()[0]
+        found = PendingCall[Buffer](
+            self,
+            encoder.first_weights.remote,
+            self.limits.start_s,
+            "the encoder",
+            tries=self.limits.attempts,
+        )
+        return ray.put(found.result())
+
+    def compute(self, asked: Pass, buffers: Sequence[Handle], replica: int) -> Pending[Passed]:
+        """Have a pass computed; asked again if its encoder dies."""
+        return _PendingPass(self, self._own_encoders()[replica], asked, buffers)
+
+    def _own_encoders(self) -> list[Any]:
+        if not self._encoders:
+            raise TypeError("this model has no encoder of its own")
+        return self._encoders
+
     def discard(self, addresses: Sequence[Address]) -> None:
         """Let the server forget updates."""
         if addresses:
             self._servers.discard(addresses)
 
-    def evaluate(self, version: Handle) -> Pending[Evaluation]:
+    def evaluate(self, version: Handle, encoder: Handle | None = None) -> Pending[Evaluation]:
         """Test a version; asks again if the evaluator dies."""
         return PendingCall(
             self,
-            lambda: self._evaluator.evaluate.remote(*pieces(version)),
-            self._limits.evaluate_s,
+            lambda: self._evaluator.evaluate.remote(encoder, *pieces(version)),
+            self.limits.evaluate_s,
             "an evaluation",
-            tries=self._limits.attempts,
+            tries=self.limits.attempts,
         )
 
-    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
+    def evaluate_at(
+        self, version: Handle, clients: Sequence[int], encoder: Handle | None = None
+    ) -> Pending[list[Score]]:
         """Test a version at clients; asks again if an actor dies."""
+        del encoder
         return self._at_clients(
             clients,
             lambda actor, part: actor.evaluate.remote(part, *pieces(version)),
-            self._limits.evaluate_s,
+            self.limits.evaluate_s,
             "a federated evaluation",
         )
 
@@ -240,7 +273,7 @@ class RayRuntime:
         pending: PendingParts[Description] = self._at_clients(
             clients,
             lambda actor, part: actor.describe.remote(part),
-            self._limits.start_s,
+            self.limits.start_s,
             "clients' examples",
         )
         return pending.result()
@@ -256,7 +289,7 @@ class RayRuntime:
         calls = []
         for actor, places in self._crew.hosts(clients):
             call = partial(ask, actor, [clients[place] for place in places])
-            tries = self._limits.attempts
+            tries = self.limits.attempts
             calls.append((places, PendingCall[Any](self, call, deadline_s, what, tries=tries)))
         return PendingParts(calls)
 
@@ -266,7 +299,7 @@ class RayRuntime:
     def snapshot(self, expected: Version) -> Snapshot:
         """Return the server's state once it has reached a version."""
         found = [
-            self._get(reference, self._limits.server_s, "the server's state")
+            self._get(reference, self.limits.server_s, "the server's state")
             for reference in self._servers.snapshot(expected)
         ]
         return self._servers.gathered(found)
@@ -274,13 +307,13 @@ class RayRuntime:
     def quote(self, held: Sequence[Version | None], to: Version) -> list[Shipment]:
         """Return what clients' messages take; the server counts them."""
         reference = self._servers.quote(held, to)
-        found: list[Shipment] = self._get(reference, self._limits.server_s, "the server to count")
+        found: list[Shipment] = self._get(reference, self.limits.server_s, "the server to count")
         return found
 
     def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> None:
         """Let the server go on from a snapshot."""
         for reference in self._servers.restore(snapshot, versions):
-            self._get(reference, self._limits.server_s, "the server")
+            self._get(reference, self.limits.server_s, "the server")
         self._newest = versions[-1]
 
     def put(self, buffer: Buffer) -> Handle:
@@ -290,17 +323,23 @@ class RayRuntime:
     def fetch(self, what: Handle | Place) -> Buffer:
         """Return the bytes behind a handle."""
         if isinstance(what, Place):
-            whole: Buffer = self._get(what.handle, self._limits.server_s, "a buffer")
+            whole: Buffer = self._get(what.handle, self.limits.server_s, "a buffer")
             return whole[what.start : what.stop]
-        found = [self._get(piece, self._limits.server_s, "a buffer") for piece in pieces(what)]
+        found = [self._get(piece, self.limits.server_s, "a buffer") for piece in pieces(what)]
         return join(found, self._first.schema)
 
     def usage(self) -> dict[str, Usage]:
         """Ask every actor; of a Ray on this machine that the run has started, its own processes."""
-        actors = {"evaluator": self._evaluator, **self._servers.by_name(), **self._crew.actors()}
+        encoders = {f"encoder {place}": actor for place, actor in enumerate(self._encoders)}
+        actors = {
+            "evaluator": self._evaluator,
+            **encoders,
+            **self._servers.by_name(),
+            **self._crew.actors(),
+        }
         asked = {name: actor.usage.remote() for name, actor in actors.items()}
         found: dict[str, Usage] = {
-            name: self._get(reference, self._limits.server_s, f"the {name}'s usage")
+            name: self._get(reference, self.limits.server_s, f"the {name}'s usage")
             for name, reference in asked.items()
         }
         ours = {identity.pid for identity in self._processes.values()}
@@ -351,7 +390,7 @@ class RayRuntime:
         if self._starting and time.monotonic() > self._start_by:
             names = " and the ".join(self._starting.values())
             raise RunError(
-                f"the {names} did not start within limits.start_s = {self._limits.start_s:g} s and "
+                f"the {names} did not start within limits.start_s = {self.limits.start_s:g} s and "
                 "what the fleet is expected to take. Is the cluster full? `ray status` tells."
             )
         self._crew.overdue()  # after what is finished was taken: a run that was held is not late
@@ -383,7 +422,7 @@ class RayRuntime:
     # ------------------------------------------------------------ waiting
 
     def _pending(self, reference: Any, what: str) -> PendingCall[Receipt]:
-        return PendingCall(self, lambda: reference, self._limits.server_s, what, read=unpacked)
+        return PendingCall(self, lambda: reference, self.limits.server_s, what, read=unpacked)
 
     def _get(self, reference: Any, deadline_s: float, what: str) -> Any:
         return PendingCall[Any](self, lambda: reference, deadline_s, what).result()
@@ -403,6 +442,26 @@ class _PendingTask:
         while self._task.result is None:
             self._runtime.turn()
         return self._task.result
+
+
+class _PendingPass(PendingCall[Passed]):
+    """A pass of the encoder; what it gives besides its receipt stays where it is."""
+
+    def __init__(
+        self, runtime: RayRuntime, encoder: Any, asked: Pass, buffers: Sequence[Handle]
+    ) -> None:
+        told, limits = packed(asked), runtime.limits
+        compute = encoder.compute.options(num_returns=3)
+
+        def call() -> Any:
+            self._replies, self._weights, receipt = compute.remote(told, *buffers)
+            return receipt
+
+        def read(receipt: bytes) -> Passed:
+            return Passed(self._replies, self._weights, unpacked(receipt))
+
+        what = f"pass {asked.number} of the encoder"
+        super().__init__(runtime, call, limits.server_s, what, tries=limits.attempts, read=read)
 
 
 def _children_cpu_s() -> dict[int, float]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, WrapValidator
 
-from policies.base import Policy
+from policies.base import Policy, open_union
 from policies.sparsity.coded import BITS, Coding, coded_at
 from policies.sparsity.topk import share, top_k
 from policies.types import Vector
 from policies.update import Content, Dense, ModelSchema
 from policies.wire import dequantise, quantise
+from policies.wire.positions import log2_choices
 
 
 class ActivationPolicy(Policy):
@@ -31,6 +33,10 @@ class ActivationPolicy(Policy):
     @abstractmethod
     def least_bits(self, schema: ModelSchema) -> float:
         """Return bits that the values take at least."""
+
+    def entropy_bits(self, schema: ModelSchema) -> float:
+        """Return bits that positions and values take at least."""
+        return self.least_bits(schema)
 
 
 class DenseActivations(ActivationPolicy):
@@ -80,5 +86,17 @@ class TopKActivations(ActivationPolicy):
         """Return the largest values' bits."""
         return float(BITS[self.values] * sum(share(self.density, n) for n in schema.sizes))
 
+    def entropy_bits(self, schema: ModelSchema) -> float:
+        """Return those of the positions, log2 C(n, k) a tensor, and of the values."""
+        positions = sum(
+            count * log2_choices(size, share(self.density, size))
+            for size, count in Counter(schema.sizes).items()
+        )
+        return positions + self.least_bits(schema)
 
-Activations = Annotated[DenseActivations | TopKActivations, Field(discriminator="kind")]
+
+Activations = Annotated[
+    Annotated[DenseActivations | TopKActivations, Field(discriminator="kind")],
+    WrapValidator(open_union(ActivationPolicy)),
+    SerializeAsAny(),
+]

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from policies.base import Policy
+from policies.base import Settings
 
 
-class GradientPolicy(Policy):
+class GradientPolicy(Settings):
     """Says what a client and the encoder tell each other about a batch."""
 
     @property

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from policies.splitting.gradients import Differences
 from policies.splitting.topology import Split
 from policies.training.base import TrainingPolicy
 from policies.update import ModelSchema, TensorSpec
+from policies.wire import least_bytes
 
+COPIES: Final = 4
+"""Of a trained parameter in memory: model, gradient, momentum, base. Our estimate."""
+FLOAT_BYTES: Final = 4
 Returns = Literal["", "features", "gradient"]
 """What a reply holds; nothing if none is waited for."""
 
@@ -34,6 +38,8 @@ class Ends(NamedTuple):
         blocks: Of the encoder that run before the cut.
         equipment_bytes: Of what runs before the cut and is not trained, which a client is sent
             once.
+        parameters: Numbers that clients train.
+        activation_bytes: What one example leaves on the device for the way back.
     """
 
     smashed: tuple[int, ...]
@@ -45,6 +51,13 @@ class Ends(NamedTuple):
     encoder_trained: bool
     blocks: int = 0
     equipment_bytes: int = 0
+    parameters: int = 0
+    activation_bytes: int = 0
+
+    def device_bytes(self, batch_size: int) -> int:
+        """Return the memory that training takes on a device."""
+        trained = COPIES * FLOAT_BYTES * self.parameters
+        return trained + self.equipment_bytes + batch_size * self.activation_bytes
 
     @property
     def learns(self) -> bool:
@@ -176,6 +189,16 @@ class Process:
         gradient = self.split.gradient
         return (rows, 0) if gradient.exact else (0, gradient.scalars())
 
+    def least_bytes(self, part: int) -> int:
+        """Return a length that the question at the end of a part does not go below."""
+        schema = self.exchanges[part].question(self.ends)
+        return least_bytes(self.split.activations.least_bits(schema), schema)
+
+    def entropy_bytes(self, exchange: Exchange, *, reply: bool = False) -> float:
+        """Return the least that the numbers of a question, or of its reply, could take."""
+        schema = exchange.reply(self.ends) if reply else exchange.question(self.ends)
+        return self.split.activations.entropy_bits(schema) / 8 + 4.0 * schema.buffers
+
     def device_flops(self, part: int) -> float:
         """Return the device's work in a part: what it makes of a reply, and the next question."""
         asked = self.exchanges
@@ -207,6 +230,11 @@ class Process:
         by_weights = isinstance(gradient, Differences) and gradient.head == "parameters"
         passes = exchange.copies if by_weights else 1
         return self.ends.head_flops * exchange.rows * passes
+
+
+def step_of(exchanges: Sequence[Exchange], at: int) -> int:
+    """Return which batch an exchange is about: the one that it brings, or the one before."""
+    return sum(bool(exchange.rows) for exchange in exchanges[: at + 1]) - 1
 
 
 def rows_in(exchanges: Sequence[Exchange]) -> int:

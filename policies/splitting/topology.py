@@ -6,19 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from policies.base import Policy
+from policies.base import Settings
 from policies.splitting.activations import Activations, DenseActivations
 from policies.splitting.gradients import Exact, Gradient
 from policies.units import Flops, Seconds
 
 
-class Whole(Policy):
+class Whole(Settings):
     """Each client computes the whole model."""
 
     kind: Literal["whole"] = "whole"
 
 
-class Split(Policy):
+class Split(Settings):
     """The encoder is computed at the server's side; clients hold what comes before and behind it.
 
     Attributes:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from split_nets import Parts
 from torch.nn import functional
 
 from actors.encoder import Encoder, Pass, PassReceipt, Question
 from actors.ends import EndsTrainer
 from actors.learning.examples import DataShape
-from actors.learning.modelling import ModelPolicy, linear_flops, linear_parameters
 from actors.work import Assignment, Work
-from policies.splitting import Ends, Exchange
+from policies.splitting import Exchange
 from policies.splitting.process import batch_sizes
 from policies.training import Member, Task
 from policies.types import Address, Buffer, Outcome, Reason, Version, stream
@@ -29,64 +27,6 @@ V0 = Version(0, 0)
 ADDRESS = Address(3, 2)
 NOTHING = np.empty(0, dtype=np.uint8)
 SHAPE = DataShape(100, 20, (6,), 4)
-WIDTHS = (6, 5, 7, 7, 3, 4)
-
-
-class Parts(ModelPolicy):
-    """Linear layers: an embedding, two blocks, a pool and a tail."""
-
-    kind: str = "tests:Parts"
-    head: Literal["frozen", "trained"] = "trained"
-    body: Literal["frozen", "trained", "second"] = "trained"
-
-    def parameters(self, shape: DataShape) -> int:
-        del shape
-        return linear_parameters(WIDTHS)
-
-    def forward_flops(self, shape: DataShape) -> int:
-        del shape
-        return linear_flops(WIDTHS)
-
-    def activation_bytes(self, shape: DataShape) -> int:
-        del shape
-        return 4 * sum(WIDTHS)
-
-    def ends(self, shape: DataShape, blocks: int = 0) -> Ends:
-        del shape
-        pairs = list(pairwise(WIDTHS))
-        return Ends(
-            (WIDTHS[1 + blocks],),
-            WIDTHS[4],
-            linear_flops(WIDTHS[: 2 + blocks]),
-            linear_flops(WIDTHS[1 + blocks : 5]),
-            linear_flops(pairs[-1]),
-            self.head == "trained",
-            self.body != "frozen",
-            blocks,
-        )
-
-    def build(self, shape: DataShape) -> nn.Module:
-        del shape
-        a, b, c, d, e, f = WIDTHS
-        whole = nn.Module()
-        whole.embedding = nn.Sequential(nn.Linear(a, b), nn.Tanh())
-        whole.blocks = nn.ModuleList([nn.Sequential(nn.Linear(b, c), nn.Tanh()), nn.Linear(c, d)])
-        whole.pool = nn.Linear(d, e)
-        whole.tail = nn.Sequential(nn.Linear(e, f))
-        whole.embedding.requires_grad_(self.head == "trained")
-        whole.blocks.requires_grad_(self.body == "trained")
-        whole.pool.requires_grad_(self.body == "trained")
-        if self.body == "second":
-            whole.blocks[1].requires_grad_(True)
-        return whole
-
-
-def forward(whole: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    s = whole.embedding(x)
-    for block in whole.blocks:
-        s = block(s)
-    logits: torch.Tensor = whole.tail(whole.pool(s))
-    return logits
 
 
 def work(model: Parts | None = None, training: dict[str, Any] | None = None, **split: Any) -> Work:

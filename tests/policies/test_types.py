@@ -115,7 +115,7 @@ def test_verdicts() -> None:
 
 def test_hostile_reasons() -> None:
     """Being late speaks against nobody; everything else does, never coming back included."""
-    bad_luck = {"", "too_stale", "round_closed", "old_lineage", "went_away", "gave_up"}
+    bad_luck = {"", "too_stale", "round_closed", "old_lineage", "timed_out", "went_away", "gave_up"}
     assert {str(reason) for reason in set(Reason) - HOSTILE_REASONS} == bad_luck
 
 

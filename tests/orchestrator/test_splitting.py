@@ -1,0 +1,227 @@
+"""Does a run with an encoder keep its order, its accounts, and nothing else?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator import checkpoint
+from orchestrator.engine import Interrupted
+from policies.types import Version
+
+MODEL = 'model={kind: "split_nets:Parts", width: 14}'
+FROZEN = 'model={kind: "split_nets:Parts", width: 14, head: frozen, body: frozen}'
+HEADLESS = 'model={kind: "split_nets:Parts", width: 14, head: frozen, body: second}'
+SPLIT = (
+    MODEL,
+    "topology={kind: split, rate: 0.05}",
+    "method.uplink.kind=dense",
+    "method.training={kind: sgd, lr: 0.1, batch_size: 10}",
+    "stop.versions=6",
+)
+SHORT_STAYS = (
+    ("fleet.profiles={slow: {flops: 2e6, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+    "uplink: 1 Mbit/s, downlink: 100 kbit/s, latency_s: 0.05, on_leave: lost}}"),
+    "fleet.mix=[{profile: slow}]",
+    "fleet.availability={kind: churn, mean_on_s: 3, mean_off_s: 0.3}",
+)  # fmt: skip
+GRADIENTS = {
+    "forward": "{kind: forward-difference, directions: 2}",
+    "central": "{kind: central-difference, directions: 2, head: parameters}",
+}
+
+
+def topology(**settings: Any) -> str:
+    said = ", ".join(f"{name}: {value}" for name, value in settings.items())
+    return f"topology={{kind: split, rate: 0.05, {said}}}"
+
+
+VARIETY = {
+    "both trained": (),
+    "frozen head": (HEADLESS,),
+    "known features": (FROZEN,),
+    "forward": (topology(gradient=GRADIENTS["forward"]),),
+    "central": (topology(gradient=GRADIENTS["central"]),),
+    "busy encoder": (topology(flops="2e5", momentum=0.9),),
+    "two encoders": (
+        'model={kind: "split_nets:Parts", width: 14, body: frozen}',
+        topology(replicas=2, flops="1e5"),
+    ),
+    "short stays": (*SHORT_STAYS, topology(flops="2e5")),
+    "rounds": ("method.aggregation={kind: fedavg, clients_per_round: 3}",),
+    "drop-outs": ("fleet.drop_out=0.3",),
+    "half precision": (topology(activations="{kind: dense, values: fp16}", noise=0.1),),
+    "cut by itself": (HEADLESS, topology(cut="auto")),
+    "impatient": (*SHORT_STAYS[:2], topology(timeout=1.3, flops="2e5")),
+}
+
+
+def balances(engine: Any, rows: list[dict[str, Any]]) -> None:
+    """Check that nothing is lost and nothing stays behind."""
+    state, ledger = engine.state, engine.state.ledger
+    ended = ledger.committed + ledger.rejected + ledger.superseded + ledger.lost
+    assert ledger.dispatched == ended + len(state.flights)
+    up = sum(row["uplink_bytes"] or 0 for row in rows)
+    down = sum(row["downlink_bytes"] or 0 for row in rows)
+    assert (up, down) == (ledger.uplink_bytes, ledger.downlink_bytes)
+    asked = sum(row["uplink_bytes"] for row in rows if row["kind"] == "asked")
+    replied = sum(row["downlink_bytes"] for row in rows if row["kind"] == "replied")
+    assert replied == ledger.reply_bytes
+    lost = [row for row in rows if row["kind"] == "lost" and row["detail"] == "in its ask"]
+    assert asked + sum(row["uplink_bytes"] for row in lost) == ledger.question_bytes
+    waits = {w.address for w in state.encoder.queue}
+    waits |= {w.address for u in state.encoder.passes.values() for w in u.members}
+    for flight in state.flights.values():
+        if flight.talk.waits:
+            assert flight.address in waits
+
+
+@pytest.mark.parametrize("how", VARIETY)
+def test_a_run_ends_with_its_accounts_in_order(small: Any, ran: Any, how: str) -> None:
+    """Every byte is in the log and in the ledger, and what was asked was answered or given up."""
+    found = ran(small(*SPLIT, *VARIETY[how]))
+    balances(found.engine, found.rows)
+    assert found.state.versions.newest.number == 6
+    assert found.state.last_evaluation is not None
+    assert found.of("served")
+
+
+@pytest.mark.parametrize("how", VARIETY)
+def test_cut_anywhere_it_goes_on_to_the_same_end(
+    small: Any, build: Any, ran: Any, ended: Any, tmp_path: Path, how: str
+) -> None:
+    """A run that is interrupted between any two events, and resumed, has the same digest."""
+    experiment = small(*SPLIT, *VARIETY[how])
+    whole = ran(experiment)
+    seen = 0
+
+    def count(_: Any) -> None:
+        nonlocal seen
+        seen += 1
+
+    ran(experiment, between_events=count)
+    total = seen
+    for share in (0.13, 0.37, 0.61, 0.88):
+        at, seen = int(share * total), 0
+
+        def stop(_: Any, at: int = at) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == at:
+                raise Interrupted
+
+        folder = tmp_path / f"{share}"
+        engine = build(experiment, folder=folder / "log", between_events=stop)
+        engine.begin()
+        with pytest.raises(Interrupted):
+            engine.run()
+        checkpoint.save(engine, folder / "checkpoint")
+        saved = checkpoint.load(folder / "checkpoint")
+        assert saved is not None
+        again = build(experiment, begin_s=saved.state["time_s"], folder=folder / "log")
+        again.events.truncate(saved.state["events_rows"])
+        checkpoint.restore(again, saved)
+        again.run()
+        assert ended(again).digest == whole.digest
+
+
+def test_the_encoder_learns(small: Any, ran: Any) -> None:
+    """Its weights move with what clients tell, and a version is tested with those of its time."""
+    found = ran(small(*SPLIT))
+    encoder = found.state.encoder
+    first, newest = found.engine.runtime.encoder_weights(), encoder.weights.handle
+    assert encoder.weights.version == sum(row["hash"] != "" for row in found.of("served"))
+    assert np.abs(newest.view(np.float32) - first.view(np.float32)).max() > 1e-3
+    newest_version = found.state.versions.published(found.state.versions.newest)
+    assert 0 < newest_version.encoder.version <= encoder.weights.version
+
+
+def test_waiting_questions_go_in_one_pass(small: Any, ran: Any) -> None:
+    """What queued while the encoder was busy is computed together, up to `batch` examples."""
+    slow = ran(small(*SPLIT, topology(flops="2e4")))
+    sizes = [row["examples"] for row in slow.of("served")]
+    assert max(sizes) > 20
+    capped = ran(small(*SPLIT, topology(flops="2e4", batch=20)))
+    assert max(row["examples"] for row in capped.of("served")) == 20
+    assert slow.digest != capped.digest
+
+
+def test_features_are_computed_once(small: Any, ran: Any) -> None:
+    """With only the tail to train each client asks once, and the log says that it is kept."""
+    found = ran(small(*SPLIT, FROZEN, "stop.versions=20"))
+    asked = [row["client"] for row in found.of("asked")]
+    assert sorted(asked) == sorted(set(asked))
+    assert len(asked) == 6
+    assert all("kept" in row["detail"] for row in found.of("replied"))
+    assert found.state.ledger.committed == 60
+
+
+def test_a_device_is_sent_its_blocks_once(small: Any, ran: Any) -> None:
+    """What runs on a device and is not trained is sent with its first assignment."""
+    found = ran(small(*SPLIT, HEADLESS, topology(cut=1), "stop.versions=20"))
+    sent = found.of("equipped")
+    assert sorted(row["client"] for row in sent) == list(range(6))
+    head, block = 64 * 12 + 12, 12 * 14 + 14
+    assert {row["downlink_bytes"] for row in sent} == {4 * (head + block)}
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(small: Any, ran: Any) -> None:
+    """After the timeout a client's update is lost with its reason, and nothing is kept of it."""
+    near = (
+        "fleet.profiles={far: {flops: 1e9, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Mbit/s, downlink: 1 Mbit/s, latency_s: 0.2}, "
+        "near: {flops: 1e9, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Mbit/s, downlink: 1 Mbit/s, latency_s: 0.001}}"
+    )
+    found = ran(small(*SPLIT, near, "fleet.mix=[{profile: far}, {profile: near}]",
+                      topology(timeout=0.3)))  # fmt: skip
+    names = found.engine.fleet.profile_names()
+    lost = found.of("lost")
+    assert {(names[row["client"]], row["reason"]) for row in lost} == {("far", "timed_out")}
+    assert {names[row["client"]] for row in found.of("committed")} == {"near"}
+    assert all(row["device_s"] > 0 for row in lost)
+    balances(found.engine, found.rows)
+
+
+def test_auto_cuts_by_device_and_link(small: Any, ran: Any) -> None:
+    """A device faster than the encoder computes blocks itself; a slower one does not."""
+    fleet = (
+        "fleet.profiles={strong: {flops: 1e12, memory_bytes: 1 GB, compute_watts: 2, "
+        "radio_watts: 1, uplink: 10 kbit/s, downlink: 10 kbit/s, latency_s: 0.05}, "
+        "weak: {flops: 1e3, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Gbit/s, downlink: 1 Gbit/s, latency_s: 0.0001}}"
+    )
+    mix = "fleet.mix=[{profile: strong}, {profile: weak}]"
+    model = 'model={kind: "split_nets:Parts", width: 14, head: frozen, body: frozen}'
+    found = ran(small(*SPLIT, fleet, mix, model, topology(cut="auto", flops="1e4")))
+    blocks = {
+        found.engine.fleet.profile_names()[row["client"]]: row["detail"]
+        for row in found.of("equipped")
+    }
+    assert blocks["weak"] == "0 blocks"
+    assert blocks["strong"] == "2 blocks"
+
+
+def test_a_rollback_takes_the_encoder_back(small: Any, build: Any, ended: Any) -> None:
+    """The best version comes back with the encoder of its time; older work teaches nothing."""
+    experiment = small(*SPLIT, "stop.versions=9", "evaluate.every_versions=1")
+    done = []
+
+    def go_back(engine: Any) -> None:
+        if not done and engine.state.versions.newest.number == 4 and engine.rollback():
+            done.append(engine.state.best[1])
+
+    engine = build(experiment, between_events=go_back)
+    engine.begin()
+    engine.run()
+    found = ended(engine)
+    assert done
+    (back,) = found.of("rolled_back")
+    before = [r for r in found.of("served") if r["time_s"] <= back["time_s"]]
+    after = [r for r in found.of("served") if r["time_s"] > back["time_s"]]
+    assert after[-1]["version"] > before[-1]["version"]
+    assert found.state.versions.newest == Version(9, 1)
+    balances(engine, found.rows)
