@@ -145,8 +145,9 @@ class EncoderPolicy(Policy):
         del shape
         return None
 
-    def differentiable(self) -> bool:
+    def differentiable(self, shape: DataShape) -> bool:
         """Say whether gradients pass through it."""
+        del shape
         return True
 
 

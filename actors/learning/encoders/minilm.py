@@ -48,7 +48,7 @@ class MiniLmL6(EncoderPolicy):
 
     def pooling(self, shape: DataShape) -> Cost:
         """Return what the mean costs: it leaves the column and how many tokens there are."""
-        return Cost(0, 0, FLOAT_BYTES * ((WIDTH + 1) * self.form(shape).tokens + 1))
+        return Cost(0, 0, FLOAT_BYTES * (self.form(shape).tokens + 1))
 
     def form(self, shape: DataShape) -> Form:
         """Return how its blocks are made.

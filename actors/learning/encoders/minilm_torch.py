@@ -61,7 +61,8 @@ class _Mean(nn.Module):
         self._tokens = tokens
 
     def forward(self, s: Tensor) -> Tensor:
-        values, known = s[:, : self._tokens, :-1], s[:, : self._tokens, -1:].detach()
+        values = s[:, : self._tokens, :-1]
+        known = s[:, : self._tokens, -1:].detach().contiguous()
         return torch.sum(values * known, dim=1) / known.sum(dim=1).clamp(min=1)
 
 

@@ -82,6 +82,10 @@ class Opaque(EncoderPolicy):
         image_of(self, shape)
         return self.measured(shape).features
 
+    def differentiable(self, shape: DataShape) -> bool:
+        """Say whether gradients were seen to pass through the network."""
+        return self.measured(shape).differentiable
+
     def build(self, shape: DataShape) -> EncoderModule:
         """Return the module; the adapter is drawn."""
         from actors.learning.encoders import opaque_torch  # noqa: PLC0415  as elsewhere
@@ -189,8 +193,9 @@ class Onnx(Opaque):
         """Return what the file says."""
         return self.mean, self.std
 
-    def differentiable(self) -> bool:
+    def differentiable(self, shape: DataShape) -> bool:
         """Say no."""
+        del shape
         return False
 
     def missing(self) -> str | None:

@@ -20,8 +20,8 @@ class Attention(nn.Module):
     def __init__(self, form: Form) -> None:
         super().__init__()
         self._heads = form.heads
-        self.qkv = nn.Linear(form.width, 3 * form.width)
-        self.out = nn.Linear(form.width, form.width)
+        self.qkv: nn.Module = nn.Linear(form.width, 3 * form.width)
+        self.out: nn.Module = nn.Linear(form.width, form.width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix tokens, shape (n, tokens, width); `mask`, (n, 1, 1, tokens), is added to scores."""

@@ -28,6 +28,7 @@ NO_READER: Final = (
     "model.encoder vit-s14 is read with the package onnx the first time, which cannot be imported "
     "here. Run: pip install onnx"
 )
+_READER: Final = ("onnx", "ml_dtypes")  # the second is what the first needs
 PATCH: Final = 14
 WIDTH: Final = 384
 _HEADS, _FEEDFORWARD = 6, 4 * WIDTH
@@ -94,7 +95,7 @@ class VitS14(EncoderPolicy):
         """Return None if the package is there, and has been read or can be; else the way out."""
         lost = PACKAGE.missing(self.kind)
         read = lost is None and is_cached(self.kind, PACKAGE.label())
-        return lost or (None if read or there("onnx") else NO_READER)
+        return lost or (None if read or all(map(there, _READER)) else NO_READER)
 
     def origin(self) -> Origin:
         """Return what the package says."""
