@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from actors.learning.encoders import Encoder, Origin
+from actors.learning.encoders import EfficientNetLite0, Encoder, Origin
 from actors.learning.examples import DataShape
 from actors.learning.modelling import FLOAT_BYTES, ModelPolicy, linear_flops, linear_parameters
 from actors.learning.subspaces import NoSubspace, Subspace
@@ -31,7 +31,7 @@ class Pretrained(ModelPolicy):
     """
 
     kind: Literal["pretrained"] = "pretrained"
-    encoder: Encoder
+    encoder: Encoder = EfficientNetLite0()
     head: Literal["frozen", "trained"] = "frozen"
     trains: Subspace = NoSubspace()
     tail: tuple[PositiveInt, ...] = ()

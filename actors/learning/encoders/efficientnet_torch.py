@@ -125,4 +125,4 @@ def _folded(given: Mapping[str, Tensor], layer: str, norm: str, name: str) -> di
     scale = given[f"{norm}.weight"] / torch.sqrt(given[f"{norm}.running_var"] + _EPS)
     weight = given[f"{layer}.weight"] * scale.view(-1, 1, 1, 1)
     bias = given[f"{norm}.bias"] - given[f"{norm}.running_mean"] * scale
-    return {f"{name}.weight": weight, f"{name}.bias": bias}
+    return {f"{name}.weight": weight.contiguous(), f"{name}.bias": bias}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,19 @@ def opaque(
 
 
 class Stays(nn.Module):
-    """A network that stays in eval mode, whatever holds it."""
+    """A network that stays in eval mode, whatever holds it.
+
+    Its statistics become attributes like any other: as buffers they would travel with updates.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        for module in network.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                if buffer.is_floating_point():
+                    delattr(module, name)
+                    setattr(module, name, buffer)
 
     def forward(self, s: Tensor) -> Tensor:
         """Return features of images."""
@@ -112,6 +121,13 @@ def of_library(library: str, name: str, file: Path | None) -> nn.Module:
     Raises:
         ExperimentError: If the library does not know the network, or the weights are another's.
     """
+    try:
+        importlib.import_module(library)
+    except Exception as error:  # of a build that does not go with this torch, too
+        raise ExperimentError(
+            f"the package {library} is there and cannot be imported: {error}. Install the one that "
+            f"goes with torch {torch.__version__}."
+        ) from error
     try:
         network: nn.Module = _timm(name) if library == "timm" else _torchvision(name)
     except (RuntimeError, ValueError) as error:
