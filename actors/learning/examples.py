@@ -46,8 +46,8 @@ class DataShape:
     clients: int | None = None
     ordered: bool = False
     class_names: tuple[str, ...] = ()
-    mean: float = field(default=0.0, compare=False)
-    std: float = field(default=1.0, compare=False)
+    mean: float = field(default=0.0, compare=False, repr=False)
+    std: float = field(default=1.0, compare=False, repr=False)
 
     @property
     def sort(self) -> Sort:
