@@ -46,11 +46,13 @@ PIECES = DataShape(1, 1, (12,), 5, vocabulary=30_522)
 VIT, CONV, TEXT = VitS14(blocks=2), EfficientNetLite0(pixels=32), MiniLmL6()
 ENCODERS: list[tuple[EncoderPolicy, DataShape]] = [(VIT, IMAGES), (CONV, IMAGES), (TEXT, PIECES)]
 TRANSFORMERS = (LayerNorms, Lora, Prompt)
+TWICE = (Lora(), Prompt(), LastBlocks())
 TRIPLES = [
     (encoder, trains, shape)
     for encoder, shape in ENCODERS
     for trains in EVERY
     if not (encoder is CONV and isinstance(trains, TRANSFORMERS))
+    and not (encoder is TEXT and trains in TWICE)
 ]
 
 
