@@ -252,7 +252,8 @@ class Experiment(Settings):
         """Return the memory that training takes on a device."""
         parameters = self.model.parameters(shape)
         activations = self.model.activation_bytes(shape)
-        return training_bytes(parameters, activations, self.method.training.batch_size)
+        frozen = self.model.frozen_parameters(shape)
+        return training_bytes(parameters, activations, self.method.training.batch_size, frozen)
 
 
 _FEWEST_BASES: Final = 2
@@ -419,12 +420,15 @@ def _enough_examples(data: DataSettings, fleet: FleetSettings) -> Finding:
 def _model_fits(
     data: DataSettings, model: ModelPolicy, fleet: FleetSettings, training: Any
 ) -> Finding:
-    shape = _shape(data)
-    if shape is None:
+    shape, lost = _shape(data), model.missing()
+    if lost is not None:
+        yield "model", lost
+    if shape is None or lost is not None:
         return
     try:
         parameters = model.parameters(shape)
         activations = model.activation_bytes(shape)
+        frozen = model.frozen_parameters(shape)
     except ExperimentError as error:
         yield "model", str(error)
         return
@@ -432,7 +436,7 @@ def _model_fits(
     counts = apportion([entry.share for entry in fleet.mix], fleet.clients)
     taken = (entry.profile for entry, count in zip(fleet.mix, counts, strict=True) if count)
     for name in dict.fromkeys(taken):
-        trouble = fits(known[name], parameters, activations, training.batch_size)
+        trouble = fits(known[name], parameters, activations, training.batch_size, frozen)
         if trouble:
             yield "model", trouble
 

@@ -362,6 +362,7 @@ class _Run:
             client_actors=actors,
             kpis={name: verdict._asdict() for name, verdict in verdicts.items()},
             mlflow_run_id=self._tracker.run_id,
+            weights=str(self._experiment.model.origin() or ""),
             **of_clients,
             **of_ledger(state.ledger) | outcome.unmodelled(self._experiment, clients),
         )

@@ -59,6 +59,7 @@ class Summary:
     mlflow_run_id: str | None
     backhaul_uplink_bytes: int = 0
     backhaul_downlink_bytes: int = 0
+    weights: str = ""
 
     def write(self, out: Path) -> Path:
         """Write `summary.json` into a run's folder, whole or not at all."""

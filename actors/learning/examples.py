@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +32,9 @@ class DataShape:
         clients: How many clients the source itself names; None if it names none.
         ordered: Whether the source says when its examples arose.
         class_names: What each class is called, in the order of the labels; () if nobody says.
+        mean: Mean of pixels, where 255 is 1, that a model's inputs are centred by. Of some sources
+            it is known only once they are read, so that shapes are alike without it.
+        std: Their standard deviation, that the inputs are divided by; as `mean`.
     """
 
     train: int
@@ -43,6 +46,8 @@ class DataShape:
     clients: int | None = None
     ordered: bool = False
     class_names: tuple[str, ...] = ()
+    mean: float = field(default=0.0, compare=False, repr=False)
+    std: float = field(default=1.0, compare=False, repr=False)
 
     @property
     def sort(self) -> Sort:
@@ -147,6 +152,7 @@ class DataSet:
             None if self.clients_train is None else len(self.client_names),
             self.order_train is not None,
             self.class_names,
+            *((self.mean, self.std) if self.x_train.dtype == np.uint8 else (0.0, 1.0)),
         )
 
     @property

@@ -21,6 +21,8 @@ from policies.types import ExperimentError
 if TYPE_CHECKING:
     from torch import nn
 
+    from actors.learning.encoders.base import Origin
+
 FLOAT_BYTES: Final = 4
 POSITION_BYTES: Final = 8
 _TAKES: Final[dict[Sort, str]] = {
@@ -78,6 +80,23 @@ class ModelPolicy(Policy):
         Raises:
             ExperimentError: If the model cannot take inputs of that shape.
         """
+
+    def frozen_parameters(self, shape: DataShape) -> int:
+        """Return how many numbers are only read: they are in memory, and are never sent."""
+        del shape
+        return 0
+
+    def missing(self) -> str | None:
+        """Return None if all it reads is there, else what was looked for, and the way out."""
+        return None
+
+    def origin(self) -> Origin | None:
+        """Return where weights come from that it does not draw; None if it draws all.
+
+        Raises:
+            ExperimentError: If they are missing.
+        """
+        return None
 
 
 def only(kind: str, shape: DataShape, *sorts: Sort) -> None:

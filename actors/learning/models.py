@@ -35,6 +35,7 @@ from actors.learning.modelling import (
     only,
     widths,
 )
+from actors.learning.pretrained import Pretrained
 from policies.base import Policy, own_class, own_function
 from policies.types import ExperimentError
 
@@ -50,6 +51,7 @@ __all__ = [
     "Model",
     "ModelPolicy",
     "OwnModel",
+    "Pretrained",
     "ResNet",
     "Tabular",
     "TextBag",
@@ -375,7 +377,7 @@ def _own_or_known(value: Any, handler: Any) -> Any:
 
 Model = Annotated[
     Annotated[
-        Logistic | Mlp | Cnn | ResNet | Tabular | TextBag | Transformer,
+        Logistic | Mlp | Cnn | ResNet | Tabular | TextBag | Transformer | Pretrained,
         Field(discriminator="kind"),
     ],
     WrapValidator(_own_or_known),

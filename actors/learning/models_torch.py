@@ -133,21 +133,21 @@ def count_flops(build: Callable[[], nn.Module], shape: DataShape) -> int:
     Raises:
         ExperimentError: If the module does not turn such inputs into logits.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _spelt_out():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         module = build().eval()
-        with FlopCounterMode(display=False) as counter:
+        with counted() as counter:
             _logits(module, shape, examples=1)
     return int(counter.get_total_flops())
 
 
 @contextmanager
-def _spelt_out() -> Iterator[None]:
-    """Let attention be computed by matrix products, which the counter sees, in place of kernels."""
+def counted() -> Iterator[FlopCounterMode]:
+    """Count FLOPs; attention is computed by matrix products, which the counter sees, meanwhile."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 
@@ -160,19 +160,24 @@ def count_activation_bytes(build: Callable[[], nn.Module], shape: DataShape) -> 
     Raises:
         ExperimentError: If the module does not turn such inputs into logits.
     """
+    with torch.random.fork_rng(devices=[]):
+        module = build().train()
+        return kept_bytes(lambda: _logits(module, shape, examples=2), module) // 2
+
+
+def kept_bytes(run: Callable[[], object], module: nn.Module) -> int:
+    """Return the bytes that autograd keeps of a call, the module's own numbers left out."""
     kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.random.fork_rng(devices=[]):
-        module = build().train()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            _logits(module, shape, examples=2)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
     for own in (*module.parameters(), *module.buffers()):
         kept.pop(own.untyped_storage().data_ptr(), None)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // 2
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def _logits(module: nn.Module, shape: DataShape, *, examples: int) -> None:

@@ -1,4 +1,4 @@
-"""Which data sources are there, and is their data?"""
+"""Which data sources and pretrained encoders are there, and is what they read?"""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from actors.learning.encoders import Encoder
 from orchestrator.annotations import Slot
 from orchestrator.experiment import Experiment
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data source that has a name.
+    """A data source, or an encoder, that has a name.
 
     Attributes:
-        missing: What was looked for and the way out, or None: the data is there, or is the user's.
+        missing: What was looked for and the way out, or None: it is there, or is the user's.
         needs: Settings without which it cannot be told, such as a folder of the user's.
     """
 
@@ -31,6 +32,12 @@ def known_sources() -> Mapping[str, Source]:
     They are the members of the section `data` of an experiment, told apart by its tag.
     """
     slot = Slot.of_field(Experiment.model_fields["data"])
+    return {str(name): _source(slot, str(name)) for name in slot.kinds()}
+
+
+def known_encoders() -> Mapping[str, Source]:
+    """Return all pretrained encoders by name."""
+    slot = Slot.of(Encoder)
     return {str(name): _source(slot, str(name)) for name in slot.kinds()}
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.doctor import machine
-from orchestrator.doctor.data import known_sources
+from orchestrator.doctor.data import known_encoders, known_sources
 from orchestrator.doctor.findings import Finding, Level, note, ok, trouble
 from orchestrator.doctor.fit import fit, this_machine
 from orchestrator.experiment import Experiment, read
@@ -49,6 +49,7 @@ def _all(file: Path | None, address: str | None, uri: str | None) -> Iterator[Fi
     yield from machine.unfinished(Path("runs"), time.time())
     yield from machine.locks()
     yield from data()
+    yield from encoders()
     experiment: Experiment | None = None
     if file is not None:
         try:
@@ -82,6 +83,19 @@ def data() -> Iterator[Finding]:
     for name, one in known.items():
         if one.missing is not None:
             yield note("data", one.missing, f"Or: latecomer fetch {name}")
+
+
+def encoders() -> Iterator[Finding]:
+    """Say which pretrained encoders are there, and how to get the others; none is a must."""
+    known = known_encoders()
+    yours = {name: ", ".join(one.needs) for name, one in known.items() if one.needs}
+    there = [name for name, one in known.items() if name not in yours and one.missing is None]
+    yield ok("encoders", f"there: {', '.join(there) or 'none'}")
+    said = ", ".join(f"{name} ({needs})" for name, needs in yours.items())
+    yield ok("encoders", f"with weights of yours: {said}")
+    for one in known.values():
+        if one.missing is not None:
+            yield note("encoders", one.missing, "See docs/encoders.md.")
 
 
 def show(findings: Sequence[Finding], console: Console, *, as_json: bool) -> None:

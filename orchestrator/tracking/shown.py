@@ -29,6 +29,7 @@ FINAL: Final = (
 
 def tags(experiment: Experiment) -> dict[str, str]:
     """Return what a run is looked for by."""
+    origin = experiment.model.origin()
     return {
         "name": experiment.name,
         "method": method(experiment.method),
@@ -36,6 +37,7 @@ def tags(experiment: Experiment) -> dict[str, str]:
         "model": experiment.model.kind,
         "clients": str(experiment.fleet.clients),
         "clock": experiment.clock,
+        **({} if origin is None else {"weights": str(origin)}),
     }
 
 

@@ -69,7 +69,7 @@ def write_report(out: Path) -> Path:
             parts.guards(events),
             where_time_went(_used(out / "ops.parquet"), summary),
         ]
-    names = ("digest", "numerics", "mlflow_run_id")
+    names = ("digest", "numerics", "mlflow_run_id", *(["weights"] * bool(summary.get("weights"))))
     page = render(
         "report.html.j2",
         title=_title(summary, experiment, out),
@@ -160,7 +160,7 @@ def _about(settings: Mapping[str, Any]) -> str:
     method += [f"{uplink} uplink"] if uplink else []
     said = {
         "data": ", ".join(filter(None, (of("data.source"), of("data.partition.kind")))),
-        "model": of("model.kind"),
+        "model": ", ".join(filter(None, (of("model.kind"), of("model.encoder.kind")))),
         "method": ", ".join(method),
         "": clients and ("1 client" if clients == "1" else f"{clients} clients"),
         "seed": of("seed"),

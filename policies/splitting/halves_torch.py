@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,13 @@ class EndsModule(nn.Module):
         blocks = whole.get_submodule("blocks")
         # a tuple, so that torch does not take them for parts of this module
         self._others = (embedding, list(blocks.children()), whole.get_submodule("pool"))
+
+    def train(self, mode: bool = True) -> Self:
+        """Train the tail; the encoder's parts stay in eval mode."""
+        super().train(mode)
+        for part in (self._others[0], *self._others[1], self._others[2]):
+            part.eval()
+        return self
 
     def smash(self, x: Tensor, cut: int) -> Tensor:
         """Return activations behind the head and the first `cut` blocks."""

