@@ -10,12 +10,13 @@ import torch
 
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Evaluation, evaluate
+from actors.learning.examples import Labels
 from actors.learning.holdings import Dealt, Holdings
 from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Work
 from policies.training.flat_torch import FlatModel
-from policies.types import Buffer
+from policies.types import Buffer, stream
 
 
 class Evaluator:
@@ -39,10 +40,11 @@ class Evaluator:
         if not isinstance(holdings, Dealt):
             return  # each client tests on its own
         data = holdings.data
-        self._x = torch.from_numpy(data.normalise(data.x_test).copy())
-        self._y = torch.from_numpy(data.y_test.copy())
+        rows = _tested(work, len(data.y_test))
+        self._x = torch.from_numpy(data.normalise(data.x_test[rows]).copy())
+        self._y = torch.from_numpy(data.y_test[rows].copy())
         if data.clients_test is not None:
-            self._owners = torch.from_numpy(data.clients_test)
+            self._owners = torch.from_numpy(data.clients_test[rows])
 
     def evaluate(self, version: Handed, encoder: Buffer | None = None) -> Evaluation:
         """Test a version.
@@ -60,6 +62,13 @@ class Evaluator:
                 np.copyto(values, encoder[: values.nbytes].view(np.float32))
             x, y, owners = self._x, self._y, self._owners
             return evaluate(self._model.module, x, y, self._classes, owners=owners)
+
+
+def _tested(work: Work, count: int) -> slice | Labels:
+    """Return which examples of the test split versions are tested on."""
+    if work.tests is None or work.tests >= count:
+        return slice(None)
+    return np.sort(stream(work.seed, "tests").permutation(count)[: work.tests])
 
 
 class EvaluatorActor:

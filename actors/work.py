@@ -30,6 +30,7 @@ class Work(Settings):
 
     Attributes:
         shards: Servers that each hold a part of the model.
+        tests: Of the test split, how many examples versions are tested on; all if None.
         lengths: Whether somebody wants to know how long updates are.
     """
 
@@ -39,6 +40,7 @@ class Work(Settings):
     method: Method
     topology: Topology = Whole()
     shards: PositiveInt = 1
+    tests: PositiveInt | None = None
     lengths: bool = False
 
     @property

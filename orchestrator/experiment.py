@@ -80,6 +80,8 @@ class Evaluate(Settings):
         kind: `central` on the test split; `federated` at the clients, on test examples of their
             own, which natural partitions and silos have.
         every_versions: Version 0 and the last one are tested always.
+        examples: Of the test split, drawn once, always the same; all of it if left out. Central
+            alone.
         share: Of the clients, drawn for each version; federated alone.
         deadline: Results that would come later than this after the version are left out; the
             earliest one counts in any case. Federated alone.
@@ -87,6 +89,7 @@ class Evaluate(Settings):
 
     kind: Literal["central", "federated"] = "central"
     every_versions: PositiveInt = 10
+    examples: PositiveInt | None = None
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     deadline: Annotated[Seconds, Field(gt=0)] | None = None
 
@@ -96,6 +99,11 @@ class Evaluate(Settings):
             raise ValueError(
                 "share and deadline are for federated evaluation. Set kind: federated, or remove "
                 "them."
+            )
+        if self.kind == "federated" and self.examples is not None:
+            raise ValueError(
+                "examples is for central evaluation; clients test on all examples of their own. "
+                "Remove it, or set kind: central."
             )
         return self
 
@@ -223,6 +231,7 @@ class Experiment(Settings):
             model=self.model,
             method=self.method.among(self.fleet.clients),
             topology=self.topology,
+            tests=self.evaluate.examples,
             shards=self.server.shards,
             lengths=self.guards.anomaly.length is not None,
         )

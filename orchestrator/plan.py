@@ -126,7 +126,7 @@ class Plan:
                 settings=experiment.evaluate,
                 seed=experiment.seed,
                 forward_flops=forward_flops,
-                test_examples=shape.test,
+                test_examples=min(shape.test, experiment.evaluate.examples or shape.test),
                 own_examples=sizes.test,
                 classes=shape.classes,
             ),
