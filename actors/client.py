@@ -18,7 +18,7 @@ import torch
 
 from actors import faults
 from actors.corrector import Corrector
-from actors.ends import EndsTrainer
+from actors.ends import EndsTrainer, Start
 from actors.identity import Identity, identify, join_paths
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Examples, Holdings
@@ -154,7 +154,9 @@ class Client:
         assignment, start, member = given.assignment, given.start, self._member(given)
         if self._ends is not None and not self._ends.caches:
             with self.watch("train"):
-                return self._ends.finish(assignment, start.base, member, given.carry, given.reply)
+                return self._ends.finish(
+                    assignment, _ends_start(start), member, given.carry, given.reply
+                )
         self._model.load(start.base.values, start.buffers)
         with torch.random.fork_rng(devices=[]):
             seed = stream_seed(self._work.seed, "train", *assignment.address)
@@ -341,7 +343,7 @@ class Client:
             member = self._member(given)
             with self.watch("train"):
                 asked = self._ends.ask(
-                    given.assignment, given.start.base, member, given.carry, given.reply
+                    given.assignment, _ends_start(given.start), member, given.carry, given.reply
                 )
             yield asked.question, asked.carry, ()
 
@@ -363,6 +365,10 @@ class Client:
             _, (old_x, old_y) = self._examples.popitem(last=False)
             self._cached_bytes -= old_x.nbytes + old_y.nbytes
         return x, y
+
+
+def _ends_start(start: _Start) -> Start:
+    return Start(start.base, start.buffers)
 
 
 def _flags(base: Base) -> torch.Tensor | None:

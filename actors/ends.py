@@ -51,6 +51,18 @@ class Asked(NamedTuple):
     carry: Buffer
 
 
+class Start(NamedTuple):
+    """What a client trains from.
+
+    Attributes:
+        base: The version's weights, and where training pulls.
+        buffers: Its normalisation buffers, shape (B,).
+    """
+
+    base: Base
+    buffers: Vector
+
+
 class _Answer(NamedTuple):
     """What a client tells the encoder of a batch: gradients, shape (n, features), or scalars."""
 
@@ -98,21 +110,21 @@ class EndsTrainer:
         return Process(self._split, ends, self._training, examples, assignment.known)
 
     def ask(
-        self, assignment: Assignment, base: Base, member: Member, carry: Buffer, reply: Buffer
+        self, assignment: Assignment, start: Start, member: Member, carry: Buffer, reply: Buffer
     ) -> Asked:
         """Return the question that a part ends with.
 
         Args:
             assignment: Names the part.
-            base: What the client trains from; read in the first part, and where it pulls.
+            start: What the client trains from.
             member: Its examples.
             carry: What its last part left; empty in the first part.
             reply: The encoder's reply to that; empty if there is none.
         """
         process = self.process(assignment, len(member.y))
-        velocity, total = self._load(base, carry)
+        velocity, total = self._load(start, carry)
         part, answer = assignment.part, _NONE
-        steps = self._steps(base, member, velocity)
+        steps = self._steps(start.base, member, velocity)
         if part:
             answer, loss = self._digest(assignment, process, member, steps, reply)
             total += loss
@@ -120,21 +132,21 @@ class EndsTrainer:
         return Asked(question, self._carry(velocity, total))
 
     def finish(
-        self, assignment: Assignment, base: Base, member: Member, carry: Buffer, reply: Buffer
+        self, assignment: Assignment, start: Start, member: Member, carry: Buffer, reply: Buffer
     ) -> Trained:
         """Do the last part; leave the weights in the model.
 
         Args:
             assignment: Names the part.
-            base: As in `ask`.
+            start: What the client trains from.
             member: Its examples.
             carry: What its last part left.
             reply: The encoder's reply to that; empty if there is none.
         """
         n = len(member.y)
         process = self.process(assignment, n)
-        velocity, total = self._load(base, carry)
-        steps = self._steps(base, member, velocity)
+        velocity, total = self._load(start, carry)
+        steps = self._steps(start.base, member, velocity)
         _, loss = self._digest(assignment, process, member, steps, reply)
         seen = self._training.examples_seen(n)
         return Trained(loss=(total + loss) / seen, examples=min(n, seen))
@@ -147,21 +159,22 @@ class EndsTrainer:
 
     # ------------------------------------------------------------ what goes from part to part
 
-    def _load(self, base: Base, carry: Buffer) -> tuple[torch.Tensor | None, float]:
+    def _load(self, start: Start, carry: Buffer) -> tuple[torch.Tensor | None, float]:
         """Put a client's weights into the model; return its velocity and the losses so far."""
-        model, size = self._model, 4 * self._model.schema.parameters
-        buffers = np.zeros(model.schema.buffers, dtype=np.float32)
+        model, schema = self._model, self._model.schema
         if not carry.size:
-            model.load(base.values, buffers)
+            model.load(start.base.values, start.buffers)
             velocity = torch.zeros_like(model.params) if self._training.momentum else None
             return velocity, 0.0
         total = float(carry[-_LOSS_BYTES:].copy().view(np.float64)[0])
-        model.load(carry[:size].copy().view(np.float32), buffers)
-        kept = carry[size:-_LOSS_BYTES].copy().view(np.float32)
+        values = carry[:-_LOSS_BYTES].copy().view(np.float32)
+        params, buffers, kept = np.split(values, [schema.parameters, schema.size])
+        model.load(params, buffers)
         return torch.from_numpy(kept) if kept.size else None, total
 
     def _carry(self, velocity: torch.Tensor | None, total: float) -> Buffer:
-        pieces = [self._model.params.numpy().view(np.uint8)]
+        model = self._model
+        pieces = [model.params.numpy().view(np.uint8), model.buffers.numpy().view(np.uint8)]
         if velocity is not None:
             pieces.append(velocity.numpy().view(np.uint8))
         pieces.append(np.array([total]).view(np.uint8))

@@ -439,8 +439,8 @@ class Ledger:
     uplink_bytes: int = 0
     uplink_entropy_bytes: float = 0.0
     downlink_entropy_bytes: float = 0.0
-    question_bytes: int = 0
-    reply_bytes: int = 0
+    activation_uplink_bytes: int = 0
+    activation_downlink_bytes: int = 0
     backhaul_uplink_bytes: int = 0
     backhaul_downlink_bytes: int = 0
     staleness_sum: int = 0
@@ -480,6 +480,8 @@ class Ledger:
             "downlink_bytes": self.downlink_bytes,
             "uplink_entropy_bytes": self.uplink_entropy_bytes,
             "downlink_entropy_bytes": self.downlink_entropy_bytes,
+            "activation_uplink_bytes": self.activation_uplink_bytes,
+            "activation_downlink_bytes": self.activation_downlink_bytes,
             "backhaul_uplink_bytes": self.backhaul_uplink_bytes,
             "backhaul_downlink_bytes": self.backhaul_downlink_bytes,
             "mean_staleness": self.mean_staleness,

@@ -56,7 +56,9 @@ from policies.method import (
 )
 from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
 from policies.splitting import Ends, Split, Topology, Whole
+from policies.splitting.process import FLOAT_BYTES
 from policies.training import TrainingPolicy
+from policies.training.sgd import LocalSteps
 from policies.types import ExperimentError
 from policies.units import Seconds
 
@@ -259,6 +261,9 @@ class Experiment(Settings):
 
     def training_bytes(self, shape: DataShape) -> int:
         """Return the memory that training takes on a device."""
+        if isinstance(self.topology, Split):
+            ends = self.ends(shape)[0 if self.topology.cut == "auto" else self.topology.cut]
+            return ends.device_bytes(self.method.training.batch_size)
         parameters = self.model.parameters(shape)
         activations = self.model.activation_bytes(shape)
         frozen = self.model.frozen_parameters(shape)
@@ -427,7 +432,11 @@ def _enough_examples(data: DataSettings, fleet: FleetSettings) -> Finding:
 
 
 def _model_fits(
-    data: DataSettings, model: ModelPolicy, fleet: FleetSettings, training: Any
+    data: DataSettings,
+    model: ModelPolicy,
+    fleet: FleetSettings,
+    training: Any,
+    topology: Topology,
 ) -> Finding:
     shape, lost = _shape(data), model.missing()
     if lost is not None:
@@ -441,6 +450,11 @@ def _model_fits(
     except ExperimentError as error:
         yield "model", str(error)
         return
+    if isinstance(topology, Split):
+        with suppress(ExperimentError):  # said by `_can_be_split`
+            ends = model.ends(shape, 0 if topology.cut == "auto" else topology.cut)
+            parameters, activations = ends.parameters, ends.activation_bytes
+            frozen = ends.equipment_bytes // FLOAT_BYTES
     known = fleet.known_profiles()
     counts = apportion([entry.share for entry in fleet.mix], fleet.clients)
     taken = (entry.profile for entry, count in zip(fleet.mix, counts, strict=True) if count)
@@ -552,7 +566,106 @@ def _silos_are_the_clients(data: DataSettings, fleet: FleetSettings, hosting: Ho
         )
 
 
+def _can_be_split(topology: Topology, data: DataSettings, model: ModelPolicy) -> Finding:
+    shape = _shape(data)
+    if not isinstance(topology, Split) or shape is None:
+        return
+    try:
+        model.ends(shape)
+    except ExperimentError as error:
+        yield "model", str(error)
+        return
+    if topology.cut != "auto":
+        try:
+            model.ends(shape, topology.cut)
+        except ExperimentError as error:
+            yield "topology.cut", str(error)
+
+
+def _can_learn(
+    topology: Topology, data: DataSettings, model: ModelPolicy, training: TrainingPolicy
+) -> Finding:
+    shape = _shape(data)
+    if shape is None:
+        return
+    if isinstance(topology, Whole) and not model.learns_through(shape):
+        yield (
+            "model.head",
+            (
+                "trained needs gradients through model.encoder, which gives none. Set model.head "
+                "to frozen, or take topology split with gradient forward-difference."
+            ),
+        )
+    try:
+        ends = model.ends(shape)
+    except ExperimentError:  # said by `_can_be_split`
+        return
+    if not isinstance(topology, Split):
+        return
+    if ends.learns and not (
+        isinstance(training, LocalSteps) and type(training).train is LocalSteps.train
+    ):
+        yield (
+            "method.training",
+            (
+                f"{training.kind} trains a model that is all there, and topology split asks an "
+                "encoder in the midst of each step. Take sgd or proximal, or train nothing but the "
+                "tail: model.head frozen and model.trains none."
+            ),
+        )
+    if ends.encoder_trained and topology.replicas > 1:
+        yield (
+            "topology.replicas",
+            (
+                f"must be 1 where the encoder is trained, got {topology.replicas}: one of them "
+                "would not know what the others have learnt. Lower it, or take model.trains none."
+            ),
+        )
+    if topology.gradient.exact and not model.learns_through(shape):
+        yield (
+            "topology.gradient",
+            (
+                "exact needs gradients through the encoder, which gives none. Take "
+                "forward-difference or central-difference."
+            ),
+        )
+
+
+def _split_has_one_server(
+    topology: Topology, method: Method, fleet: FleetSettings, evaluate: Evaluate
+) -> Finding:
+    if not isinstance(topology, Split):
+        return
+    if method.correction.kind != "none":
+        yield (
+            "method.correction",
+            (
+                f"{method.correction.kind} computes the whole model, and with topology split no "
+                "client and no parameter server has all of it. Set method.correction.kind to none."
+            ),
+        )
+    if fleet.has_cells():
+        yield (
+            "fleet.regions",
+            (
+                "with topology split clients ask one encoder, and cells stand between them and it. "
+                "Remove the cells."
+            ),
+        )
+    if evaluate.kind == "federated":
+        yield (
+            "evaluate.kind",
+            (
+                "federated tests the whole model at the clients, which have its two ends. Take "
+                "central."
+            ),
+        )
+
+
 CHECKS = (
+    Check(("topology", "data", "model"), _can_be_split),
+    Check(("topology", "data", "model", "method.training"), _can_learn),
+    Check(("topology", "method", "fleet", "evaluate"), _split_has_one_server),
     Check(("method.uplink", "method.aggregation"), _fits_together),
     Check(("method.uplink", "method.aggregation", "method.pruning"), _zeros_arrive),
     Check(
@@ -593,7 +706,7 @@ CHECKS = (
     Check(("data", "fleet", "hosting"), _silos_are_the_clients),
     Check(("data", "method.correction"), _tutor_has_inputs),
     Check(("clock", "method.correction"), _teacher_is_known),
-    Check(("data", "model", "fleet", "method.training"), _model_fits),
+    Check(("data", "model", "fleet", "method.training", "topology"), _model_fits),
     Check(("fleet", "faults"), _faults_name_clients),
 )
 

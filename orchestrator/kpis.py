@@ -69,6 +69,8 @@ FIGURES: Final[dict[str, Named]] = {
     "virtual_seconds": Named("the run's own time", DURATION),
     "uplink_bytes": Named("all that clients sent", SIZE),
     "downlink_bytes": Named("all that clients were sent", SIZE),
+    "activation_uplink_bytes": Named("activations and answers to an encoder", SIZE),
+    "activation_downlink_bytes": Named("features and gradients from an encoder", SIZE),
     "backhaul_uplink_bytes": Named("all that cells sent to the server", SIZE),
     "backhaul_downlink_bytes": Named("all that cells were sent by the server", SIZE),
     "wasted_bytes": Named("both ways, for updates that came to nothing", SIZE),

@@ -16,8 +16,8 @@ import pandas as pd
 
 OUTCOMES: Final = ("accepted", "rejected", "superseded", "lost")
 FILE: Final = "clients.parquet"
-SENT: Final = ("dispatched", "fetched", "tested")
-"""Kinds of events with which a client is sent a version."""
+SENT: Final = ("dispatched", "equipped", "fetched", "replied", "tested")
+"""Kinds of events with which a client is sent something."""
 
 
 def ended(events: pd.DataFrame) -> pd.DataFrame:
@@ -76,6 +76,9 @@ def table(events: pd.DataFrame, about: Mapping[str, Any], *, span_s: float) -> p
     clients["downlink_bytes"] = sent.groupby("client")["downlink_bytes"].sum()
     for name in ("uplink_bytes", "device_s", "energy_j"):
         clients[name] = by_client[name].sum().add(of_tests[name].sum(), fill_value=0)
+    told = events[events["kind"] == "asked"]
+    questions = told.groupby(told["client"].astype("Int64"))["uplink_bytes"].sum()
+    clients["uplink_bytes"] = clients["uplink_bytes"].add(questions, fill_value=0)
     counted = ["asked", *OUTCOMES, "committed", "share", "downlink_bytes"]
     counted += ["uplink_bytes", "device_s", "energy_j"]
     clients[counted] = clients[counted].astype(float).fillna(0)

@@ -56,12 +56,18 @@ def rows(summary: Summary) -> dict[str, str]:
         "updates a second": f"{summary.updates_per_second:.1f}",
         "uplink": _beside(summary.uplink_bytes, summary.uplink_entropy_bytes),
         "downlink": _beside(summary.downlink_bytes, summary.downlink_entropy_bytes),
+        **_activations(summary),
         **_backhaul(summary),
         "energy of the devices": human(summary.energy_joules, ENERGY),
         "memory of all processes": size(summary.peak_pss_bytes),
     }
     kpis = {name: Verdict(**kpi).text(name) for name, kpi in summary.kpis.items()}
     return found | {f"KPI {name}": text for name, text in kpis.items()}
+
+
+def _activations(summary: Summary) -> dict[str, str]:
+    up, down = summary.activation_uplink_bytes, summary.activation_downlink_bytes
+    return {"of it to and from the encoder": f"{size(up)} up, {size(down)} down"} if up else {}
 
 
 def _backhaul(summary: Summary) -> dict[str, str]:

@@ -57,6 +57,8 @@ class Summary:
     client_actors: int
     kpis: dict[str, Any]
     mlflow_run_id: str | None
+    activation_uplink_bytes: int = 0
+    activation_downlink_bytes: int = 0
     backhaul_uplink_bytes: int = 0
     backhaul_downlink_bytes: int = 0
     weights: str = ""

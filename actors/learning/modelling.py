@@ -57,6 +57,11 @@ class ModelPolicy(Policy):
         needs of a kernel. Parameters, gradients and the optimiser's state come on top.
         """
 
+    def learns_through(self, shape: DataShape) -> bool:
+        """Say whether gradients come to everything that is trained."""
+        del shape
+        return True
+
     def ends(self, shape: DataShape, blocks: int = 0) -> Ends:
         """Return how the model is cut in three behind some of its encoder's blocks.
 

@@ -42,7 +42,6 @@ class Pretrained(ModelPolicy):
         """Return how many numbers are trained; frozen ones are neither sent nor counted."""
         trained = self.trains.parameters(self.encoder, shape)
         if self.head == "trained":
-            self._check_gradients(shape)
             trained += self.encoder.cuts(shape)[0].parameters
         return trained + linear_parameters(self.layers(shape))
 
@@ -77,6 +76,10 @@ class Pretrained(ModelPolicy):
             before = cuts[first].activation_bytes
         pooling = self.encoder.pooling(shape).activation_bytes
         return cuts[-1].activation_bytes - before + pooling + tail
+
+    def learns_through(self, shape: DataShape) -> bool:
+        """Say whether the head is frozen, or gradients come to it through the encoder."""
+        return self.head == "frozen" or self.encoder.differentiable(shape)
 
     def ends(self, shape: DataShape, blocks: int = 0) -> Ends:
         """Return how it is cut in three behind some of the encoder's blocks.
@@ -131,10 +134,3 @@ class Pretrained(ModelPolicy):
     def layers(self, shape: DataShape) -> tuple[int, ...]:
         """Return the widths before, between and after the linear layers of the tail."""
         return (self.encoder.features(shape), *self.tail, shape.classes)
-
-    def _check_gradients(self, shape: DataShape) -> None:
-        if not self.encoder.differentiable(shape):
-            raise ExperimentError(
-                f"model.head trained needs gradients through model.encoder {self.encoder.kind}, "
-                "which gives none. Set model.head to frozen."
-            )

@@ -29,6 +29,9 @@ METRICS: Final = (
 OF_CELLS: Final = ("backhaul_uplink_bytes", "backhaul_downlink_bytes")
 """Figures of `status` that are tracked beside them where the fleet has cells."""
 
+OF_SPLITS: Final = ("activation_uplink_bytes", "activation_downlink_bytes")
+"""Figures of `status` that are tracked beside them where an encoder computes part of the model."""
+
 
 def status(state: State, now_s: float) -> dict[str, Any]:
     """Return a run's figures at this moment.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from actors.learning.evaluation_torch import Evaluation, Score
 from orchestrator.books import Event, Kind
 from orchestrator.engine.context import Context
-from orchestrator.engine.figures import METRICS, OF_CELLS, status
+from orchestrator.engine.figures import METRICS, OF_CELLS, OF_SPLITS, status
 from orchestrator.examiner import Examiner, Test
 from orchestrator.observe import Observer, Point
 from policies.guards import Figures, StopReason
@@ -25,7 +25,8 @@ class Looking:
         self._observers = observers
         self._plan = context.plan
         self._clock = context.clock
-        self._tracked = METRICS + OF_CELLS if context.fleet.cells else METRICS
+        self._tracked = METRICS + OF_CELLS * bool(context.fleet.cells)
+        self._tracked += OF_SPLITS * (context.plan.split is not None)
         self._turns = context.turns
         self._journal = context.journal
         self._note = context.note

@@ -161,7 +161,7 @@ class Taking:
         flight.uplink_bytes += moved_bytes
         state.ledger.uplink_bytes += moved_bytes
         if isinstance(flight.stages[flight.at], Ask):
-            state.ledger.question_bytes += moved_bytes
+            state.ledger.activation_uplink_bytes += moved_bytes
         state.in_vain += 1
         self._land(flight)
         self._journal.lost(flight, reason, moved_bytes)

@@ -168,7 +168,7 @@ class Travelling:
         self.charge(flight)
         flight.uplink_bytes += finished.bytes
         self._state.ledger.uplink_bytes += finished.bytes
-        self._state.ledger.question_bytes += finished.bytes
+        self._state.ledger.activation_uplink_bytes += finished.bytes
         talk.carry, flight.finished, flight.payload_bytes = finished.state, None, None
         return finished.payload
 
@@ -190,7 +190,7 @@ class Travelling:
             size = reply.stop - reply.start
             flight.stages = replied(flight.stages, flight.at, size)
             state.ledger.downlink_bytes += size
-            state.ledger.reply_bytes += size
+            state.ledger.activation_downlink_bytes += size
             state.ledger.downlink_entropy_bytes += entropy_bytes
         legs = self._timetable.legs(
             flight.address, flight.stages[flight.at :], self._clock.now_s(), flight.density

@@ -64,6 +64,7 @@ def write_report(out: Path) -> Path:
             parts.spending(events),
             parts.staleness(events),
             parts.method(events),
+            parts.hops(events),
             who_took_part(clients, _load(settings)),
             parts.outcomes(events),
             parts.guards(events),
@@ -212,6 +213,14 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
         ),
         tile("From cells to the server", "backhaul_uplink_bytes", BYTES, back)
         if summary.get("backhaul_uplink_bytes")
+        else None,
+        tile(
+            "Activations up",
+            "activation_uplink_bytes",
+            BYTES,
+            beside("down", "activation_downlink_bytes", BYTES),
+        )
+        if summary.get("activation_uplink_bytes")
         else None,
         tile("Energy", "energy_joules", ENERGY),
         tile("Device time wasted", "wasted_device_seconds", TIME),

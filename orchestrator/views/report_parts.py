@@ -111,6 +111,37 @@ def _figure(value: float) -> str:
     return count(value) if float(value).is_integer() else f"{value:.4g}"
 
 
+_HOPS: Final = (
+    ("versions", "dispatched", "downlink_bytes"),
+    ("the encoder's part that runs on devices, once", "equipped", "downlink_bytes"),
+    ("activations and answers, up", "asked", "uplink_bytes"),
+    ("features and gradients, down", "replied", "downlink_bytes"),
+    ("updates, up", "arrived", "uplink_bytes"),
+)
+"""What crosses the network where an encoder computes part of the model."""
+
+
+def hops(events: pd.DataFrame) -> Part | None:
+    """What clients and the encoder have sent each other."""
+    passes = events[events["kind"] == "served"]
+    if passes.empty:
+        return None
+    committed = max(int((events["kind"] == "committed").sum()), 1)
+    rows = []
+    for what, kind, column in _HOPS:
+        sent = events.loc[events["kind"] == kind, column].fillna(0)
+        if len(sent):
+            each = human(sent.sum() / committed, BYTES)
+            rows.append([what, count(len(sent)), human(sent.sum(), BYTES), each])
+    learnt = int((passes["hash"].fillna("") != "").sum())
+    return Part(
+        "What the encoder did",
+        lead=f"{count(len(passes))} passes over {passes['examples'].mean():.3g} examples each on "
+        f"average, {count(learnt)} of which it learnt from.",
+        rows=Rows(("hop", "messages", "in all", "an update in the model"), rows),
+    )
+
+
 def outcomes(events: pd.DataFrame) -> Part | None:
     """What became of the updates, and what it cost."""
     updates = people.ended(events)

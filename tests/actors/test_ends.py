@@ -13,7 +13,7 @@ from split_nets import Parts
 from torch.nn import functional
 
 from actors.encoder import Encoder, Pass, PassReceipt, Question
-from actors.ends import EndsTrainer
+from actors.ends import EndsTrainer, Start
 from actors.learning.examples import DataShape
 from actors.work import Assignment, Work
 from policies.splitting import Exchange
@@ -60,7 +60,7 @@ class Talk:
         self.first = self.model.params.numpy().copy()
 
     def train(self, x: torch.Tensor, y: torch.Tensor, cut: int = 0) -> tuple[Any, np.ndarray]:
-        base = Base(self.first, self.model.schema)
+        base = Start(Base(self.first, self.model.schema), NOTHING.view(np.float32))
         carry, reply, before, brought, at = NOTHING, NOTHING, NOTHING, Exchange(), 0
         exchanges = self.ends.process(Assignment(ADDRESS, V0, cut=cut), len(y)).exchanges
         for part, exchange in enumerate(exchanges):
@@ -260,7 +260,7 @@ def test_several_clients_in_one_pass() -> None:
     buffers = [talk.weights[0]]
     for client in range(3):
         x, y = examples(8, seed=client)
-        base = Base(talk.first, talk.model.schema)
+        base = Start(Base(talk.first, talk.model.schema), NOTHING.view(np.float32))
         member = Member(x, y, Task(stream(5, "batches", *ADDRESS)))
         question, carry = talk.ends.ask(Assignment(ADDRESS, V0), base, member, NOTHING, NOTHING)
         exchange = Exchange(8, returns="features")
@@ -300,7 +300,8 @@ def test_a_spoilt_question_is_refused_alone(spoil: Any, reason: Reason) -> None:
     """What cannot be read gets no reply; its neighbour gets the one it would get alone."""
     talk = Talk(work())
     x, y = examples(8)
-    base, member = Base(talk.first, talk.model.schema), talk.member(x, y)
+    base = Start(Base(talk.first, talk.model.schema), NOTHING.view(np.float32))
+    member = talk.member(x, y)
     question, _ = talk.ends.ask(Assignment(ADDRESS, V0), base, member, NOTHING, NOTHING)
     bad = spoil(question)
     exchange = Exchange(8, returns="features")

@@ -69,9 +69,9 @@ def balances(engine: Any, rows: list[dict[str, Any]]) -> None:
     assert (up, down) == (ledger.uplink_bytes, ledger.downlink_bytes)
     asked = sum(row["uplink_bytes"] for row in rows if row["kind"] == "asked")
     replied = sum(row["downlink_bytes"] for row in rows if row["kind"] == "replied")
-    assert replied == ledger.reply_bytes
+    assert replied == ledger.activation_downlink_bytes
     lost = [row for row in rows if row["kind"] == "lost" and row["detail"] == "in its ask"]
-    assert asked + sum(row["uplink_bytes"] for row in lost) == ledger.question_bytes
+    assert asked + sum(row["uplink_bytes"] for row in lost) == ledger.activation_uplink_bytes
     waits = {w.address for w in state.encoder.queue}
     waits |= {w.address for u in state.encoder.passes.values() for w in u.members}
     for flight in state.flights.values():

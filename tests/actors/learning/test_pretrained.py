@@ -275,7 +275,6 @@ def test_an_opaque_encoder_does_as_well(trains: SubspacePolicy, head: str) -> No
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"head": "trained"}, "head trained needs gradients .* Set model.head to frozen"),
         ({"trains": {"kind": "all"}}, "trains all needs parameters, .* shows none. Take none"),
         ({"trains": {"kind": "lora"}}, "lora needs the attention of a transformer.*last-blocks"),
         ({"trains": {"kind": "layer-norms"}}, "layer-norms needs layer norms.*Take last-blocks"),
