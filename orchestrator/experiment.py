@@ -299,6 +299,18 @@ def _zeros_stay(
         yield "method.training", reason
 
 
+def _learnt_weights_stay(training: TrainingPolicy, model: ModelPolicy) -> Finding:
+    if training.redraws() and model.learnt():
+        yield (
+            "method.training",
+            (
+                f"{training.kind} draws the weights of layers that are trained anew, and "
+                f"{' and '.join(model.learnt())} begins with those that are there. Set model.head "
+                "to frozen and model.trains to none, or take another method.training."
+            ),
+        )
+
+
 def _corrects(method: Method) -> Finding:
     for reason in correction_misfits(method.correction, method.uplink, method.staleness):
         yield "method.correction", reason
@@ -671,6 +683,7 @@ CHECKS = (
     Check(
         ("method.training", "method.uplink", "method.downlink", "method.aggregation"), _zeros_stay
     ),
+    Check(("method.training", "model"), _learnt_weights_stay),
     Check(("method",), _lateness_weighs),
     Check(("method",), _corrects),
     Check(("method.aggregation", "data", "model"), _bases_fit),

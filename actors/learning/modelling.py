@@ -91,6 +91,10 @@ class ModelPolicy(Policy):
         del shape
         return 0
 
+    def learnt(self) -> tuple[str, ...]:
+        """Return the settings that train layers whose first weights matter: they are not drawn."""
+        return ()
+
     def missing(self) -> str | None:
         """Return None if all it reads is there, else what was looked for, and the way out."""
         return None

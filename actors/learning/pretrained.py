@@ -123,6 +123,11 @@ class Pretrained(ModelPolicy):
             self.encoder.build(shape), self.trains, self.layers(shape), head=self.head == "trained"
         )
 
+    def learnt(self) -> tuple[str, ...]:
+        """Return head and subspace where these train layers of the encoder."""
+        head = ("model.head trained",) * (self.head == "trained")
+        return head + (f"model.trains {self.trains.kind}",) * self.trains.learnt()
+
     def missing(self) -> str | None:
         """Return what the encoder lacks."""
         return self.encoder.missing()

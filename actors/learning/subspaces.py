@@ -47,6 +47,10 @@ class SubspacePolicy(Policy):
         Call `parameters` first, which refuses what cannot be.
         """
 
+    def learnt(self) -> bool:
+        """Say whether layers are trained whose first weights matter."""
+        return False
+
     def cuts(self, encoder: EncoderPolicy, shape: DataShape) -> tuple[Cut, ...]:
         """Return where the encoder may be cut, what is put in included."""
         return encoder.cuts(shape)
@@ -128,6 +132,10 @@ class LastBlocks(SubspacePolicy):
         """Return the first of them."""
         return blocks - self.count
 
+    def learnt(self) -> bool:
+        """Say yes."""
+        return True
+
     def apply(self, encoder: EncoderModule) -> None:
         """Unfreeze them."""
         from actors.learning import subspaces_torch  # noqa: PLC0415  validating needs no torch
@@ -148,6 +156,10 @@ class All(SubspacePolicy):
         """Return the first one."""
         del blocks
         return 0
+
+    def learnt(self) -> bool:
+        """Say yes."""
+        return True
 
     def apply(self, encoder: EncoderModule) -> None:
         """Unfreeze blocks and pooling."""
@@ -189,6 +201,10 @@ class Lora(SubspacePolicy):
         """Return the cuts with the products in every block."""
         form, first = _form(self.kind, encoder, shape), encoder.cuts(shape)[0]
         return transformer_cuts(Cost(*first[1:]), form, rank=self.rank)
+
+    def learnt(self) -> bool:
+        """Say yes."""
+        return True
 
     def apply(self, encoder: EncoderModule) -> None:
         """Put the products beside the projections."""

@@ -128,6 +128,10 @@ class TrainingPolicy(Policy):
         """
         del module
 
+    def redraws(self) -> bool:
+        """Say whether `prepare` draws trained weights of layers anew, whatever they were."""
+        return False
+
     @abstractmethod
     def train(self, model: FlatModel, x: torch.Tensor, y: torch.Tensor, task: Task) -> Trained:
         """Train `model` in place.

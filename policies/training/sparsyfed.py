@@ -50,6 +50,10 @@ class SparsyFed(LocalSteps):
         """Whether a parameter of zero stays zero."""
         return self.beta > 1
 
+    def redraws(self) -> bool:
+        """Say yes: layers begin with weights of its own."""
+        return True
+
     def prepare(self, module: nn.Module) -> None:
         """Let the layers store theta, and draw it.
 

@@ -17,8 +17,10 @@ OWN = '''
 
 from pydantic import PositiveInt
 
+from actors.learning.encoders import Cut, EncoderPolicy, Origin
 from actors.learning.models import ModelPolicy
 from actors.learning.partition import PartitionPolicy
+from actors.learning.subspaces import SubspacePolicy
 from orchestrator.fleet import AvailabilityPolicy, JitterPolicy, LinkPolicy
 from policies.aggregation import FedBuff
 from policies.aggregation.base import AggregationPolicy, Pacing
@@ -45,6 +47,20 @@ class Correction(CorrectionPolicy):
 
 class Downlink(DownlinkPolicy):
     knob: PositiveInt
+
+class Encoder(EncoderPolicy):
+    knob: PositiveInt
+    def cuts(self, shape): return (Cut((2,), 1, 1, 1), Cut((2,), 2, 2, 2))
+    def features(self, shape): return self.knob
+    def build(self, shape): raise NotImplementedError
+    def missing(self): return None
+    def origin(self): return Origin("", "own", "not stated", "")
+
+class Subspace(SubspacePolicy):
+    knob: PositiveInt
+    def parameters(self, encoder, shape): return 1
+    def first_block(self, blocks): return 0
+    def apply(self, encoder): raise NotImplementedError
 
 class Jitter(JitterPolicy):
     knob: PositiveInt
@@ -119,6 +135,10 @@ PLACES = {
     "Uplink": "method.uplink",
 }
 
+INSIDE = {"Encoder": "model.encoder", "Subspace": "model.trains"}
+"""Families that stand within a pretrained model."""
+PRETRAINED = "{kind: pretrained, encoder: {kind: 'own_members:Encoder', knob: 3}}"
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -160,6 +180,15 @@ def test_own_members_are_written_and_read_back(folder: Path, name: str, place: s
     assert member.knob == 3
 
 
+@pytest.mark.parametrize(("name", "place"), INSIDE.items())
+def test_own_members_within_a_model_are_written_and_read_back(
+    folder: Path, name: str, place: str
+) -> None:
+    """The same holds one level below."""
+    (folder / "x.yaml").write_text(FILE.replace("{kind: logistic}", PRETRAINED))
+    assert survives(folder, place, name).knob == 3
+
+
 def test_every_family_has_a_sample() -> None:
     """A family that is added to the project must be added above."""
     ours = [
@@ -167,7 +196,7 @@ def test_every_family_has_a_sample() -> None:
         for base in Policy.__subclasses__()
         if base.__module__.startswith(("policies.", "actors.", "orchestrator."))
     ]
-    assert sorted(ours) == sorted(PLACES)
+    assert sorted(ours) == sorted([*PLACES, *INSIDE])
 
 
 def test_all_at_once(folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_cache_gives_what_the_package_gives(
     def never(*_: object) -> Any:
         raise AssertionError("the package was asked again")
 
-    monkeypatch.setattr(sotu, "_convert", never)
+    monkeypatch.setattr(sotu, "_convert", lambda _: never())
     monkeypatch.setattr(tables._PackagedTable, "_convert", lambda _: never())
     again = settings.load()
     for name in ("x_train", "y_train", "x_test", "y_test", "clients_train", "order_train"):

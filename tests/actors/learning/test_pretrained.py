@@ -184,19 +184,21 @@ def test_lora_changes_nothing_at_first(encoder: EncoderPolicy, shape: DataShape)
 def test_a_prompt_is_seen_and_left_out_of_the_mean(
     encoder: EncoderPolicy, shape: DataShape
 ) -> None:
-    """It changes features by what others see of it: one of a single block is read by attention."""
+    """The first block gets the tokens behind its own; the pooling drops what they give."""
     module = built(Pretrained(encoder=usable(encoder), trains=Prompt(tokens=2)), shape)
-    x = some(shape)
+    plain, x = encoder.build(shape), some(shape)
+    prompted, pool = module.get_submodule("blocks.0"), module.get_submodule("pool")
     with torch.no_grad():
-        s = module.get_submodule("blocks.0")(module.get_submodule("embedding")(x))
-        tokens = encoder.cuts(shape)[0].smashed[0]
-        assert s.shape[1] == tokens + 2
-        pooled = module.get_submodule("pool")(s)
-        spoilt = torch.cat([s[:, :tokens], 100 + s[:, tokens:]], dim=1)
-        assert torch.equal(module.get_submodule("pool")(spoilt), pooled)
-        assert not torch.equal(
-            s[:, :tokens], encoder.build(shape).blocks[0](module.get_submodule("embedding")(x))
-        )
+        s = plain.embedding(x)
+        prompt = prompted.get_parameter("prompt")
+        columns = torch.ones(2, s.shape[-1] - prompt.shape[1])
+        more = torch.cat([prompt, columns], dim=1).expand(len(x), -1, -1)
+        longer = prompted(s)
+        assert torch.equal(longer, plain.blocks[0](torch.cat([s, more], dim=1)))
+        tokens = s.shape[1]
+        spoilt = torch.cat([longer[:, :tokens], 100 + longer[:, tokens:]], dim=1)
+        assert torch.equal(pool(spoilt), pool(longer))
+        assert not torch.equal(longer[:, :tokens], plain.blocks[0](s))
 
 
 @pytest.mark.parametrize(("encoder", "trains", "shape"), TRIPLES, ids=repr)

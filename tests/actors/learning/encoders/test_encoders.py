@@ -243,6 +243,36 @@ def test_padding_is_seen_by_nobody() -> None:
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
+CONVOLUTIONAL = {
+    # timm 1.0.31's tf_efficientnet_lite0 with the weights of the package, for pixels that are
+    # sin(i) at place i of (3, side, side) once they are centred: every 160th feature.
+    64: [0.0052, 0.0, 0.0, 2.8876, 1.7494, 2.6238, 0.0233, 0.1177],
+    45: [0.0, 0.0, 0.0, 2.5991, 0.0, 0.0, 0.0, 1.8159],
+}
+
+
+@pytest.mark.parametrize("pixels", CONVOLUTIONAL)
+def test_the_convolutional_network_is_the_one_of_the_package(pixels: int) -> None:
+    """Its features are those of another implementation, for even and odd sizes."""
+    encoder = usable(EfficientNetLite0(pixels=pixels))
+    x = torch.sin(torch.arange(3 * pixels**2, dtype=torch.float64)).float()
+    shape = DataShape(1, 1, (3, pixels, pixels), 10)
+    with torch.no_grad():
+        z = encoder.build(shape)((x.view(1, 3, pixels, pixels) * 128 + 127) / 255)
+    torch.testing.assert_close(z[0, ::160], torch.tensor(CONVOLUTIONAL[pixels]), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "expected"),
+    [(64, 3, 2, (0, 1)), (45, 3, 2, (1, 1)), (64, 5, 2, (1, 2)), (9, 5, 2, (2, 2))],
+)
+def test_zeros_around_an_image_by_hand(
+    size: int, kernel: int, stride: int, expected: tuple[int, int]
+) -> None:
+    """As many as make half of the size come out, the odd one behind."""
+    assert efficientnet.padding(size, kernel, stride) == expected
+
+
 def test_the_convolutional_network_knows_a_flower_and_a_temple() -> None:
     """With its own last layer it names two photographs that come with scikit-learn.
 
