@@ -27,8 +27,14 @@ from policies.aggregation.base import AggregationPolicy, Pacing
 from policies.correction import CorrectionPolicy
 from policies.selection import SelectionPolicy
 from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
+from policies.splitting.activations import ActivationPolicy
 from policies.staleness import StalenessPolicy
 from policies.training import TrainingPolicy
+
+class Activation(ActivationPolicy):
+    knob: PositiveInt
+    def write(self, values, schema): raise NotImplementedError
+    def least_bits(self, schema): return 0.0
 
 class Aggregation(AggregationPolicy):
     knob: PositiveInt
@@ -135,8 +141,12 @@ PLACES = {
     "Uplink": "method.uplink",
 }
 
-INSIDE = {"Encoder": "model.encoder", "Subspace": "model.trains"}
-"""Families that stand within a pretrained model."""
+INSIDE = {
+    "Activation": "topology.activations",
+    "Encoder": "model.encoder",
+    "Subspace": "model.trains",
+}
+"""Families that stand within a pretrained model, or a split one."""
 PRETRAINED = "{kind: pretrained, encoder: {kind: 'own_members:Encoder', knob: 3}}"
 
 
@@ -185,7 +195,10 @@ def test_own_members_within_a_model_are_written_and_read_back(
     folder: Path, name: str, place: str
 ) -> None:
     """The same holds one level below."""
-    (folder / "x.yaml").write_text(FILE.replace("{kind: logistic}", PRETRAINED))
+    text = FILE.replace("{kind: logistic}", PRETRAINED)
+    (folder / "x.yaml").write_text(
+        f"{text}topology: {{kind: split, activations: {{kind: dense}}}}\n"
+    )
     assert survives(folder, place, name).knob == 3
 
 

