@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets
 ]
 
+NETS = Path(__file__).resolve().parent.parent / "nets"
 RUN = [sys.executable, "-m", "orchestrator"]
 
 
@@ -85,6 +86,43 @@ def test_dedicated_clients_correct_their_own(
     summary, ops = on_ray(experiment, tmp_path / "run", head.address)
     assert summary.digest == alone.digest
     assert {row["client"] for row in ops if row["kind"] == "resent"} == {client}
+
+
+def test_split_models(
+    small: Any, head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder that dies in the midst of a pass, and a client between two of its parts."""
+    import ray
+
+    from orchestrator.on_ray.runtime import RayRuntime
+
+    settings = (
+        'model={kind: "split_nets:Parts", width: 14}',
+        "topology={kind: split, rate: 0.05}",
+        "method.uplink.kind=dense",
+        "method.training={kind: sgd, lr: 0.1, steps: 3}",
+        "stop.versions=5",
+    )
+    real, killed = RayRuntime.compute, []
+
+    def compute(self: Any, asked: Any, buffers: Any, replica: int) -> Any:
+        pending = real(self, asked, buffers, replica)
+        if asked.number in (3, 11):
+            ray.kill(self._encoders[replica], no_restart=False)
+            killed.append(asked.number)
+        return pending
+
+    monkeypatch.setattr(RayRuntime, "compute", compute)
+    crash = "faults=[{fault: crash, client: 2, number: 0}]"
+    more = {"paths": (str(NETS),)}
+    experiment = small(*settings, crash, "hosting=pooled")
+    summary, ops = on_ray(experiment, tmp_path / "ray", head.address, **more)
+    alone, _ = on_ray(small(*settings), tmp_path / "alone", "", in_process=True, **more)
+    assert killed == [3, 11]
+    assert {row["client"] for row in ops if row["kind"] == "resent"} >= {2}
+    assert summary.digest == alone.digest
+    assert summary.activation_uplink_bytes == alone.activation_uplink_bytes > 0
+    assert {"encoder 0"} <= {row["actor"] for row in ops if row["kind"] == "memory"}
 
 
 CELLS = "fleet.regions={near: {cell: {}}, far: {share: 2, cell: {uplink: 1e6, latency_s: 0.1}}}"
