@@ -9,8 +9,8 @@ import numpy as np
 
 from actors.publisher import Shipment
 from orchestrator.books import Asked, Event, Kind, Present
+from orchestrator.cuts import shortest
 from orchestrator.engine.context import Context
-from orchestrator.engine.cutting import Cuts
 from orchestrator.engine.sending import Sending
 from orchestrator.engine.travelling import Travelling
 from orchestrator.plan import Flight, Round, Talk
@@ -34,7 +34,6 @@ class Asking:
         self._turns = context.turns
         self._timetable = context.timetable
         self._journal = context.journal
-        self._cuts = Cuts(context)
 
     def ask(self) -> None:
         """Ask for clients once everything else of this moment is done."""
@@ -129,7 +128,7 @@ class Asking:
         if split is None or encoder is None:
             return None
         reply = encoder.features.get(client)
-        cut = self._cuts.choose(client, examples, self._clock.now_s())
+        cut = shortest(split, self._fleet, client, examples, self._clock.now_s())
         process = split.process(examples, cut, known=reply is not None)
         return Talk(process, reply=reply, held=encoder.equipped.get(client))
 
