@@ -7,7 +7,7 @@ takes them, and what of that cannot work. Showing it is done elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,13 +18,18 @@ from orchestrator.doctor.fit import fit, this_machine
 from orchestrator.experiment import Experiment
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import Node
+from orchestrator.plan import SplitPlan
 from orchestrator.views.fleet_view_cells import CellView, cells
 from orchestrator.views.fleet_view_data import Data, data
 from orchestrator.views.fleet_view_day import Day, day
 from orchestrator.views.fleet_view_findings import findings, without_clients
 from orchestrator.views.fleet_view_groups import Dots, Group, Reals, dots, groups
 from orchestrator.views.fleet_view_groups import without_clients as empty
-from orchestrator.views.fleet_view_work import Sizes, Work, sizes, work
+from orchestrator.views.fleet_view_split import Courses
+from orchestrator.views.fleet_view_walk import Sizes
+from orchestrator.views.fleet_view_work import Load, Work, sizes, work
+from policies.splitting import Split
+from policies.types import ExperimentError, Positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +39,8 @@ class FleetView:
     Attributes:
         experiment: Whose fleet it is.
         shape: What the data looks like.
-        parameters: Of the model.
-        training_bytes: Memory that training takes on a device.
+        parameters: Of the model that clients are sent; of a split one, its two ends.
+        training_bytes: Memory that training takes on a device, at the most.
         groups: The kinds of clients.
         day: Who is there when, by kind.
         carried: What crosses a link for one assignment.
@@ -66,6 +71,11 @@ class FleetView:
         """How many there are."""
         return self.experiment.fleet.clients
 
+    @property
+    def split(self) -> bool:
+        """Whether an encoder computes a part of the model."""
+        return isinstance(self.experiment.topology, Split)
+
 
 def look(
     experiment: Experiment, machine: tuple[Sequence[Node], int | None] | None = None
@@ -86,11 +96,17 @@ def look(
     holdings = hold(experiment.data, experiment.fleet.clients, experiment.seed)
     shape = holdings.shape
     needed = experiment.training_bytes(shape)
+    parameters = experiment.model.parameters(shape)
     kinds = groups(fleet, needed)
     times = day(fleet, kinds)
     known = data(holdings, federated=experiment.evaluate.kind == "federated")
     carried = sizes(experiment, shape)
-    took = work(fleet, kinds, carried, _flops(experiment, shape, known))
+    split = SplitPlan.of(experiment, shape)
+    took = work(fleet, kinds, _load(experiment, shape, known, carried, split))
+    if split is not None:
+        parameters = split.ends[min(split.ends)].parameters
+        kinds = [_fitted(group, one) for group, one in zip(kinds, took, strict=True)]
+        needed = max(one.exchanges.training_bytes for one in took if one.exchanges is not None)
     said = [
         *without_clients(empty(fleet)),
         *findings(experiment, kinds, times, took, known),
@@ -98,7 +114,7 @@ def look(
     return FleetView(
         experiment=experiment,
         shape=shape,
-        parameters=experiment.model.parameters(shape),
+        parameters=parameters,
         training_bytes=needed,
         groups=kinds,
         day=times,
@@ -112,11 +128,37 @@ def look(
     )
 
 
-def _flops(experiment: Experiment, shape: DataShape, known: Data | None) -> Reals | None:
+def _load(
+    experiment: Experiment,
+    shape: DataShape,
+    known: Data | None,
+    carried: Sizes,
+    split: SplitPlan | None,
+) -> Load:
+    """Return what clients are asked for."""
+    examples = None if known is None else known.sizes
+    if split is not None:
+        if examples is None:
+            raise ExperimentError(
+                "topology split needs clients whose examples are known: no silos."
+            )
+        return Load(carried, None, Courses(split, examples, carried, experiment.seed))
+    return Load(carried, _flops(experiment, shape, examples))
+
+
+def _flops(experiment: Experiment, shape: DataShape, examples: Positions | None) -> Reals | None:
     """Return the work of one update of each client, shape (clients,)."""
-    if known is None:
+    if examples is None:
         return None
     training, forward = experiment.method.training, float(experiment.model.forward_flops(shape))
-    different, place = np.unique(known.sizes, return_inverse=True)
+    different, place = np.unique(examples, return_inverse=True)
     flops: Reals = np.array([training.flops(int(n), forward) for n in different])[place]
     return flops
+
+
+def _fitted(group: Group, work: Work) -> Group:
+    """Return a kind with the memory that it takes where each of its clients cuts for itself."""
+    if work.exchanges is None:
+        return group
+    share = work.exchanges.training_bytes / group.profile.memory_bytes
+    return replace(group, memory_share=share)

@@ -46,7 +46,11 @@ def without_clients(labels: Sequence[str]) -> Iterator[Finding]:
 
 
 def _memory(groups: Sequence[Group]) -> Iterator[Finding]:
-    full = {g.profile.name: g for g in groups if g.memory_share > TOO_FULL}
+    full: dict[str, Group] = {}
+    for group in groups:
+        known = full.get(group.profile.name)
+        if group.memory_share > max(TOO_FULL, known.memory_share if known else 0.0):
+            full[group.profile.name] = group
     for name, group in full.items():
         memory = group.profile.memory_bytes
         yield note(
@@ -83,9 +87,9 @@ def _deadline(pacing: Pacing, groups: Sequence[Group], work: Sequence[Work]) -> 
     if limit is None:
         return
     late = [
-        f"{human(one.total_s.median, TIME)} of {group.label}"
+        f"{human(one.again_s.median, TIME)} of {group.label}"
         for group, one in zip(groups, work, strict=True)
-        if one.total_s.median > limit
+        if one.again_s.median > limit
     ]
     if late:
         yield note(

@@ -53,6 +53,23 @@ class Range(NamedTuple):
         return cls(*(float(v) for v in np.quantile(values, [0.05, 0.5, 0.95])))
 
 
+class Typical(NamedTuple):
+    """A figure over clients, their assignments and the times of a day.
+
+    Attributes:
+        median: What half are below; NaN if it is not known.
+        high: What 95 % are below.
+    """
+
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Typical:
+        """Return both."""
+        return cls(*(float(v) for v in np.quantile(values, [0.5, 0.95])))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
     """Clients of one kind.
@@ -67,7 +84,8 @@ class Group:
         downlink: Bits a second, over clients and moments of a day: 5 %, median, 95 %.
         uplink: The same, from the client.
         latency_s: Of profile and region.
-        memory_share: Of the device's memory that training takes.
+        memory_share: Of the device's memory that training takes; of a split model, with the most
+            of the encoder's blocks that the kind's clients compute.
     """
 
     label: str

@@ -23,7 +23,7 @@ def page(view: FleetView) -> str:
     """Return the page."""
     with style():
         parts = [_devices(view), _links(view), *_cells(view), _day(view), _work(view)]
-        parts += [_dense(view), _data(view)]
+        parts += [*_exchanges(view), _dense(view), _data(view)]
     return render(
         "fleet.html.j2",
         title=f"The fleet of {view.experiment.name}",
@@ -114,6 +114,18 @@ def _work(view: FleetView) -> Part:
     )
     drawn = pictures.assignments(view)
     return Part("One assignment", lead, drawn, rows=_rows(tables.assignment(view)))
+
+
+def _exchanges(view: FleetView) -> Iterator[Part]:
+    if view.split:
+        sheet = tables.exchanges(view)
+        yield Part(
+            sheet.title,
+            "The first assignment of a client that is alone at the encoder.",
+            rows=_rows(sheet),
+            note="Medians. Bytes up and down: with the least update, the model, and what is sent "
+            "once.",
+        )
 
 
 def _dense(view: FleetView) -> Part:

@@ -192,7 +192,10 @@ def _frequent(labels: Positions) -> Positions:
 
 
 def assignments(view: FleetView) -> Markup:
-    """Draw a row a kind: download, compute and upload, the dense one behind the least."""
+    """Draw a row a kind: download, compute and upload, the dense one behind the least.
+
+    Exchanges of a split model, which come between pieces of computing, are one bar behind them.
+    """
     figure = Figure(figsize=(10, 0.9 + _ROW * len(view.groups)), layout="constrained")
     axes = figure.subplots()
     ends = [one.dense_total_s.median for one in view.work]
@@ -200,18 +203,21 @@ def assignments(view: FleetView) -> Markup:
     scale, unit = unit_for(largest, TIME)
     labels = []
     for y, (group, one) in enumerate(zip(view.groups, view.work, strict=True)):
-        known = np.nan_to_num([one.download_s.median, one.compute_s.median, one.upload_s.median])
-        down, compute, up = known / scale
+        asked = 0.0 if one.exchanges is None else one.exchanges.exchange_s.median
+        parts = [one.download_s.median, one.compute_s.median, asked, one.upload_s.median]
+        down, compute, asked, up = np.nan_to_num(parts) / scale
+        trained = down + compute + asked
         dense = one.dense_upload_s.median / scale
         for left, width, paint, alpha in (
-            (down + compute, dense, "up", 0.3),
+            (trained, dense, "up", 0.3),
             (0.0, down, "down", 1.0),
             (down, compute, "good", 1.0),
-            (down + compute, up, "up", 1.0),
+            (down + compute, asked, "old", 1.0),
+            (trained, up, "up", 1.0),
         ):
             axes.barh(y, width, left=left, height=0.6, color=PAINT[paint], alpha=alpha)
         said = f"{human(one.total_s.median, TIME)}, 95 %: {human(one.total_s.high, TIME)}"
-        at = (down + compute + max(up, dense), y)
+        at = (trained + max(up, dense), y)
         place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate("training: not known" if np.isnan(one.total_s.median) else said, at, **place)
         labels.append(group.label)
@@ -223,10 +229,12 @@ def assignments(view: FleetView) -> Markup:
     axes.set_xlabel(f"median, {unit}")
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
-    words = (("download", "down", 1.0), ("compute", "good", 1.0), ("upload, least", "up", 1.0))
-    for word, paint, alpha in (*words, ("upload, dense", "up", 0.3)):
+    words = [("download", "down", 1.0), ("compute", "good", 1.0)]
+    words += [("exchanges", "old", 1.0)] * view.split
+    words += [("upload, least", "up", 1.0), ("upload, dense", "up", 0.3)]
+    for word, paint, alpha in words:
         axes.barh(0, 0, color=PAINT[paint], alpha=alpha, label=word)
-    figure.legend(loc="outside upper right", ncols=4)
+    figure.legend(loc="outside upper right", ncols=len(words))
     return _paint(figure)
 
 

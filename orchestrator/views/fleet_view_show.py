@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.fleet_view_cells import CellView
 from orchestrator.views.fleet_view_data import Data
 from orchestrator.views.fleet_view_day import in_words
+from orchestrator.views.fleet_view_groups import Typical
 from orchestrator.views.fleet_view_tables import drop_out, sentences, sheets
 from orchestrator.views.sheets import put
 
@@ -80,7 +81,6 @@ def _cell(one: CellView) -> dict[str, Any]:
 def _kind(view: FleetView, at: int) -> dict[str, Any]:
     group, work, day = view.groups[at], view.work[at], view.day
     profile, entry = group.profile, group.entry
-    figures = {name: typical._asdict() for name, typical in _fields(work)}
     return {
         "label": group.label,
         "profile": profile.name,
@@ -103,15 +103,24 @@ def _kind(view: FleetView, at: int) -> dict[str, Any]:
         "joins_s": entry.joins_s,
         "leaves_s": entry.leaves_s,
         "assignment": {
-            **figures,
+            **_figures(work),
             "updates_an_hour": work.an_hour,
             "dense_updates_an_hour": work.dense_an_hour,
         },
     }
 
 
-def _fields(work: Any) -> list[tuple[str, Any]]:
-    return [(name, getattr(work, name)) for name in work.__dataclass_fields__]
+def _figures(found: Any) -> dict[str, Any]:
+    """Return figures by name, and those of a part of them by its name."""
+    told: dict[str, Any] = {}
+    for name in (field.name for field in fields(found)):
+        value = getattr(found, name)
+        if isinstance(value, Typical):
+            value = value._asdict()
+        elif is_dataclass(value):
+            value = _figures(value)
+        told[name] = value
+    return told
 
 
 def _data(data: Data) -> dict[str, Any]:

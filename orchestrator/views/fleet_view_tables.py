@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,8 +12,11 @@ from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.fleet_view_data import Data
 from orchestrator.views.fleet_view_day import in_words
 from orchestrator.views.fleet_view_groups import Group, Range
+from orchestrator.views.fleet_view_split import Exchanges
+from orchestrator.views.fleet_view_work import Work
 from orchestrator.views.readable import BYTES, ENERGY, TIME, Unit, count, human, share, unit_for
 from orchestrator.views.sheets import Sheet
+from policies.splitting import Split
 
 SPEED: Final[Sequence[Unit]] = (
     (1, "FLOP/s"), (1e3, "kFLOP/s"), (1e6, "MFLOP/s"), (1e9, "GFLOP/s"), (1e12, "TFLOP/s"),
@@ -32,6 +35,8 @@ def sheets(view: FleetView) -> Iterator[Sheet]:
         yield cells(view)
     yield presence(view)
     yield assignment(view)
+    if view.split:
+        yield exchanges(view)
     yield dense(view)
     if view.data is not None:
         yield data(view.data, view.shape.classes)
@@ -118,21 +123,67 @@ def drop_out(view: FleetView, group: Group) -> float:
 
 def assignment(view: FleetView) -> Sheet:
     """Return what an assignment takes each kind, with the least payload."""
-    columns = (_KIND, "download", "compute", "upload", "in all", "95 %", "updates an hour")
+    split = view.split
+    columns = (
+        _KIND, "download", "compute", *["exchanges"] * split, "upload", "in all", "95 %",
+        *["a later one"] * split, "updates an hour", "energy",
+    )  # fmt: skip
     cells = [
-        (
-            group.label,
-            human(one.download_s.median, TIME),
-            human(one.compute_s.median, TIME),
-            human(one.upload_s.median, TIME),
-            human(one.total_s.median, TIME),
-            human(one.total_s.high, TIME),
-            _often(one.an_hour),
-            human(one.energy_j.median, ENERGY),
-        )
-        for group, one in zip(view.groups, view.work, strict=True)
+        (group.label, *_assignment(one)) for group, one in zip(view.groups, view.work, strict=True)
     ]
-    return Sheet("One assignment", (*columns, "energy"), cells)
+    return Sheet("One assignment", columns, cells)
+
+
+def _assignment(one: Work) -> tuple[str, ...]:
+    found = one.exchanges
+    return (
+        human(one.download_s.median, TIME),
+        human(one.compute_s.median, TIME),
+        *([] if found is None else [human(found.exchange_s.median, TIME)]),
+        human(one.upload_s.median, TIME),
+        human(one.total_s.median, TIME),
+        human(one.total_s.high, TIME),
+        *([] if found is None else [human(found.later_s.median, TIME)]),
+        _often(one.an_hour),
+        human(one.energy_j.median, ENERGY),
+    )
+
+
+def exchanges(view: FleetView) -> Sheet:
+    """Return what each kind exchanges with the encoder for its first assignment."""
+    columns = (
+        _KIND, "blocks on the device", "sent once", "takes", "questions", "asked", "replied",
+        "asking", "encoder works", "replying", "bytes up", "bytes down",
+    )  # fmt: skip
+    cells = [
+        (group.label, *_exchanges(one.exchanges))
+        for group, one in zip(view.groups, view.work, strict=True)
+        if one.exchanges is not None
+    ]
+    return Sheet("Exchanges with the encoder", columns, cells)
+
+
+def _exchanges(one: Exchanges) -> tuple[str, ...]:
+    sent = one.once_bytes.median
+    return (
+        _blocks(one.blocks),
+        human(sent, BYTES) if sent else "-",
+        human(one.once_s.median, TIME) if sent else "-",
+        count(one.questions.median),
+        human(one.asked_bytes.median, BYTES),
+        human(one.replied_bytes.median, BYTES),
+        human(one.asks_s.median, TIME),
+        human(one.encoder_s.median, TIME),
+        human(one.replies_s.median, TIME),
+        human(one.up_bytes.median, BYTES),
+        human(one.down_bytes.median, BYTES),
+    )
+
+
+def _blocks(shares: Mapping[int, float]) -> str:
+    """Write the number of blocks that most assignments have, and both ends where they differ."""
+    usual = max(shares, key=lambda cut: shares[cut])
+    return str(usual) if len(shares) == 1 else f"{usual} ({min(shares)} to {max(shares)})"
 
 
 def dense(view: FleetView) -> Sheet:
@@ -181,12 +232,37 @@ def sentences(view: FleetView) -> Iterator[str]:
         f"{view.parameters:,} parameters; an update takes {human(carried.least, BYTES)} at the "
         f"least and {human(carried.dense, BYTES)} dense."
     )
+    yield from _of_encoder(view)
     if not day.whole:
         yield (
             f"Of {view.clients:,} clients {day.least:,} to {day.most:,} are there at the same "
             "time, over the first day."
         )
     yield from _of_data(view)
+
+
+def _of_encoder(view: FleetView) -> Iterator[str]:
+    """Say how busy the encoder is, which no client waits for in line here."""
+    topology, method = view.experiment.topology, view.experiment.method
+    if not isinstance(topology, Split):
+        return
+    cohort = method.aggregation.pacing().cohort
+    busy = min(view.clients, method.concurrency if cohort is None else cohort)
+    sizes = [group.members.size for group in view.groups]
+    works_s, took_s = (
+        float(np.average(seconds, weights=sizes))
+        for seconds in (
+            [one.exchanges.works_s.median for one in view.work if one.exchanges is not None],
+            [one.again_s.median for one in view.work],
+        )
+    )
+    if works_s > 0 and took_s > 0:
+        asked = share(busy * works_s / took_s / topology.replicas)
+        of = "an encoder" if topology.replicas == 1 else f"{topology.replicas} encoders"
+        yield (
+            f"No client waits in line for the encoder here. At this pace {busy:,} clients at work "
+            f"ask for {asked} of what {of} can compute; near 100 % and above a run is slower."
+        )
 
 
 def _of_data(view: FleetView) -> Iterator[str]:

@@ -17,7 +17,10 @@ from actors.learning.examples import DataShape
 from actors.publisher import Publisher, whole_message
 from orchestrator.experiment import Experiment
 from orchestrator.fleet import Always, Fleet
-from orchestrator.views.fleet_view_groups import Group, Reals, evenly, moments
+from orchestrator.stages import plain_training
+from orchestrator.views.fleet_view_groups import Group, Reals, Typical, evenly, moments
+from orchestrator.views.fleet_view_split import FIGURES, Courses, Exchanges
+from orchestrator.views.fleet_view_walk import Sizes, Start, Walk, typical
 from policies.sparsity import Masks
 from policies.types import Address, Positions, Version
 from policies.update import Dense
@@ -28,50 +31,20 @@ _LEAST_DRAWS: Final = 60  # where there are many kinds
 _ALL_DRAWS: Final = 2000
 
 
-class Sizes(NamedTuple):
-    """What crosses a client's link for one assignment, bytes.
-
-    Attributes:
-        down: The whole model, as a client that holds none is sent it.
-        least: Of an update, what no payload goes below.
-        dense: Of an update with every parameter in float32.
-    """
-
-    down: int
-    least: int
-    dense: int
-
-
-class Typical(NamedTuple):
-    """A figure over clients, their assignments and the times of a day.
-
-    Attributes:
-        median: What half are below; NaN if it is not known.
-        high: What 95 % are below.
-    """
-
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Reals) -> Typical:
-        """Return both."""
-        return cls(*(float(v) for v in np.quantile(values, [0.5, 0.95])))
-
-
 @dataclass(frozen=True, slots=True)
 class Work:
     """One assignment of a kind of client. Silos keep secret what computing and the whole take.
 
     Attributes:
-        download_s: Until the model is there.
-        compute_s: Until it is trained.
+        download_s: Until the model is there, and what a device needs of the encoder.
+        compute_s: Of the device, until it is trained.
         upload_s: Until the least payload is at the server.
         dense_upload_s: Until a dense one is.
-        total_s: All three, with the least payload.
-        dense_total_s: All three, with a dense one.
+        total_s: All three, and exchanges with an encoder, with the least payload.
+        dense_total_s: The same with a dense one.
         energy_j: Of the device and its link, with the least payload.
         dense_energy_j: The same with a dense one.
+        exchanges: With the encoder; None where clients compute the whole model.
     """
 
     download_s: Typical
@@ -82,16 +55,42 @@ class Work:
     dense_total_s: Typical
     energy_j: Typical
     dense_energy_j: Typical
+    exchanges: Exchanges | None = None
+
+    @property
+    def again_s(self) -> Typical:
+        """What an assignment takes that is not a client's first, with the least payload."""
+        return self.total_s if self.exchanges is None else self.exchanges.later_s
+
+    @property
+    def dense_again_s(self) -> Typical:
+        """The same with a dense one."""
+        return self.dense_total_s if self.exchanges is None else self.exchanges.dense_later_s
 
     @property
     def an_hour(self) -> float:
         """Updates of the median length that a client could make in an hour, with no break."""
-        return 3600 / self.total_s.median if self.total_s.median else np.inf
+        return 3600 / self.again_s.median if self.again_s.median else np.inf
 
     @property
     def dense_an_hour(self) -> float:
         """The same with dense payloads."""
-        return 3600 / self.dense_total_s.median if self.dense_total_s.median else np.inf
+        return 3600 / self.dense_again_s.median if self.dense_again_s.median else np.inf
+
+
+class Load(NamedTuple):
+    """What clients are asked for.
+
+    Attributes:
+        carried: What crosses a link.
+        flops: Work of one update of each client on a dense model, shape (clients,); None if it
+            is not known, or the model is split.
+        courses: Assignments of a split model; None where clients compute all of it.
+    """
+
+    carried: Sizes
+    flops: Reals | None
+    courses: Courses | None = None
 
 
 def sizes(experiment: Experiment, shape: DataShape) -> Sizes:
@@ -116,24 +115,11 @@ def sizes(experiment: Experiment, shape: DataShape) -> Sizes:
     )
 
 
-def work(
-    fleet: Fleet,
-    groups: Sequence[Group],
-    carried: Sizes,
-    flops: Reals | None,
-) -> list[Work]:
-    """Return what an assignment takes, a row a kind.
-
-    Args:
-        fleet: Who takes part.
-        groups: Its kinds.
-        carried: What crosses a link.
-        flops: Work of one update of each client on a dense model, shape (clients,); None if it
-            is not known.
-    """
+def work(fleet: Fleet, groups: Sequence[Group], load: Load) -> list[Work]:
+    """Return what an assignment takes, a row a kind."""
     calm = _undisturbed(fleet)
     draws = int(np.clip(_ALL_DRAWS // len(groups), _LEAST_DRAWS, _DRAWS))
-    return [_of_group(calm, group.members, carried, flops, draws) for group in groups]
+    return [_of_group(calm, group.members, load, draws) for group in groups]
 
 
 def _undisturbed(fleet: Fleet) -> Fleet:
@@ -144,40 +130,30 @@ def _undisturbed(fleet: Fleet) -> Fleet:
     return Fleet(settings, fleet.seed, fleet.entries, fleet.regions, fleet.speeds)
 
 
-def _of_group(
-    fleet: Fleet, members: Positions, carried: Sizes, flops: Reals | None, draws: int
-) -> Work:
+def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
     clients = evenly(members, draws)
     numbers = -(-draws // len(clients))
-    rows = [
-        _one(fleet, clients[at % len(clients)], at // len(clients), start_s, carried, flops)
+    starts = [
+        Start(clients[at % len(clients)], at // len(clients), start_s)
         for at, start_s in enumerate(moments(numbers * len(clients)))
     ]
-    down, compute, up, dense_up, joules, dense_joules = np.array(rows).T
-    return Work(
-        download_s=Typical.of(down),
-        compute_s=Typical.of(compute),
-        upload_s=Typical.of(up),
-        dense_upload_s=Typical.of(dense_up),
-        total_s=Typical.of(down + compute + up),
-        dense_total_s=Typical.of(down + compute + dense_up),
-        energy_j=Typical.of(joules),
-        dense_energy_j=Typical.of(dense_joules),
+    if load.courses is None:
+        return Work(**typical([_whole(fleet, start, load) for start in starts]), exchanges=None)
+    courses = [load.courses.of(fleet, start) for start in starts]
+    found = typical(
+        [
+            load.courses.taken(fleet, start, *pair)
+            for start, pair in zip(starts, courses, strict=True)
+        ]
     )
+    own = {name: found.pop(name) for name in FIGURES}
+    return Work(**found, exchanges=load.courses.exchanges([first.cut for first, _ in courses], own))
 
 
-def _one(
-    fleet: Fleet, client: int, number: int, start_s: float, carried: Sizes, flops: Reals | None
-) -> tuple[float, ...]:
-    """Return seconds down, of training, and up for both payloads, and the joules for both."""
-    down = fleet.download(client, start_s, carried.down)
-    trained_s = down.end_s
-    compute_s = compute_j = np.nan
-    if flops is not None:
-        span = fleet.compute(client, number, down.end_s, float(flops[client]))
-        trained_s, compute_s = span.end_s, span.end_s - down.end_s
-        compute_j = fleet.compute_j(client, span.busy_s)
-    ups = [fleet.upload(client, trained_s, size) for size in (carried.least, carried.dense)]
-    seconds = (down.end_s - start_s, compute_s, *(up.end_s - trained_s for up in ups))
-    links = (fleet.transfer_j(client, down.busy_s + up.busy_s) for up in ups)
-    return (*seconds, *(compute_j + link for link in links))
+def _whole(fleet: Fleet, start: Start, load: Load) -> dict[str, float]:
+    """Return what an assignment takes a client that computes the whole model."""
+    known = load.flops is not None
+    flops = 0.0 if load.flops is None else float(load.flops[start.client])
+    walk = Walk(fleet, start)
+    walk.through(plain_training(load.carried.down, flops, load.carried.least), known=known)
+    return walk.figures(load.carried)
