@@ -25,6 +25,7 @@ from orchestrator.views.fleet_view_day import Day, day
 from orchestrator.views.fleet_view_findings import findings, without_clients
 from orchestrator.views.fleet_view_groups import Dots, Group, Reals, dots, groups
 from orchestrator.views.fleet_view_groups import without_clients as empty
+from orchestrator.views.fleet_view_late import Lessons, at_clients
 from orchestrator.views.fleet_view_split import Courses
 from orchestrator.views.fleet_view_walk import Sizes
 from orchestrator.views.fleet_view_work import Load, Work, sizes, work
@@ -75,6 +76,11 @@ class FleetView:
     def split(self) -> bool:
         """Whether an encoder computes a part of the model."""
         return isinstance(self.experiment.topology, Split)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether clients correct their own late updates."""
+        return any(one.late is not None for one in self.work)
 
 
 def look(
@@ -143,7 +149,10 @@ def _load(
                 "topology split needs clients whose examples are known: no silos."
             )
         return Load(carried, None, Courses(split, examples, carried, experiment.seed))
-    return Load(carried, _flops(experiment, shape, examples))
+    lessons = None
+    if at_clients(experiment.method):
+        lessons = Lessons(experiment, shape, examples)
+    return Load(carried, _flops(experiment, shape, examples), lessons=lessons)
 
 
 def _flops(experiment: Experiment, shape: DataShape, examples: Positions | None) -> Reals | None:

@@ -23,7 +23,7 @@ def page(view: FleetView) -> str:
     """Return the page."""
     with style():
         parts = [_devices(view), _links(view), *_cells(view), _day(view), _work(view)]
-        parts += [*_exchanges(view), _dense(view), _data(view)]
+        parts += [*_exchanges(view), _dense(view), *_late(view), _data(view)]
     return render(
         "fleet.html.j2",
         title=f"The fleet of {view.experiment.name}",
@@ -131,6 +131,18 @@ def _exchanges(view: FleetView) -> Iterator[Part]:
 def _dense(view: FleetView) -> Part:
     sheet = tables.dense(view)
     return Part(sheet.title, "If the update holds every parameter in float32.", rows=_rows(sheet))
+
+
+def _late(view: FleetView) -> Iterator[Part]:
+    if view.corrects:
+        sheet = tables.late(view)
+        yield Part(
+            sheet.title,
+            "If a newer version is published when its training ends, and its client corrects the "
+            "update by that one.",
+            rows=_rows(sheet),
+            note="If the whole model must be sent again; a downlink of differences takes less.",
+        )
 
 
 def _data(view: FleetView) -> Part:

@@ -38,6 +38,8 @@ def sheets(view: FleetView) -> Iterator[Sheet]:
     if view.split:
         yield exchanges(view)
     yield dense(view)
+    if view.corrects:
+        yield late(view)
     if view.data is not None:
         yield data(view.data, view.shape.classes)
 
@@ -200,6 +202,29 @@ def dense(view: FleetView) -> Sheet:
     ]
     columns = (_KIND, "upload", "in all", "updates an hour", "energy")
     return Sheet("One assignment with a dense update", columns, cells)
+
+
+def late(view: FleetView) -> Sheet:
+    """Return what an assignment takes each kind whose client corrects its late update."""
+    columns = (
+        _KIND, "second download", "correcting", "in all", "95 %", "energy", "in all, dense",
+        "energy, dense",
+    )  # fmt: skip
+    cells = [
+        (
+            group.label,
+            human(one.late.fetch_s.median, TIME),
+            human(one.late.correct_s.median, TIME),
+            human(one.late.late_total_s.median, TIME),
+            human(one.late.late_total_s.high, TIME),
+            human(one.late.late_energy_j.median, ENERGY),
+            human(one.late.late_dense_total_s.median, TIME),
+            human(one.late.late_dense_energy_j.median, ENERGY),
+        )
+        for group, one in zip(view.groups, view.work, strict=True)
+        if one.late is not None
+    ]
+    return Sheet("One assignment if it is late", columns, cells)
 
 
 def _often(an_hour: float) -> str:

@@ -19,6 +19,7 @@ from orchestrator.experiment import Experiment
 from orchestrator.fleet import Always, Fleet
 from orchestrator.stages import plain_training
 from orchestrator.views.fleet_view_groups import Group, Reals, Typical, evenly, moments
+from orchestrator.views.fleet_view_late import LATE_FIGURES, Late, Lessons
 from orchestrator.views.fleet_view_split import FIGURES, Courses, Exchanges
 from orchestrator.views.fleet_view_walk import Sizes, Start, Walk, typical
 from policies.sparsity import Masks
@@ -45,6 +46,8 @@ class Work:
         energy_j: Of the device and its link, with the least payload.
         dense_energy_j: The same with a dense one.
         exchanges: With the encoder; None where clients compute the whole model.
+        late: What it takes if the update is late and its client corrects it; None where clients
+            correct nothing.
     """
 
     download_s: Typical
@@ -56,6 +59,7 @@ class Work:
     energy_j: Typical
     dense_energy_j: Typical
     exchanges: Exchanges | None = None
+    late: Late | None = None
 
     @property
     def again_s(self) -> Typical:
@@ -86,11 +90,13 @@ class Load(NamedTuple):
         flops: Work of one update of each client on a dense model, shape (clients,); None if it
             is not known, or the model is split.
         courses: Assignments of a split model; None where clients compute all of it.
+        lessons: Corrections of late updates; None where clients correct nothing.
     """
 
     carried: Sizes
     flops: Reals | None
     courses: Courses | None = None
+    lessons: Lessons | None = None
 
 
 def sizes(experiment: Experiment, shape: DataShape) -> Sizes:
@@ -138,7 +144,7 @@ def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
         for at, start_s in enumerate(moments(numbers * len(clients)))
     ]
     if load.courses is None:
-        return Work(**typical([_whole(fleet, start, load) for start in starts]), exchanges=None)
+        return _of_whole(fleet, starts, load)
     courses = [load.courses.of(fleet, start) for start in starts]
     found = typical(
         [
@@ -147,7 +153,18 @@ def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
         ]
     )
     own = {name: found.pop(name) for name in FIGURES}
-    return Work(**found, exchanges=load.courses.exchanges([first.cut for first, _ in courses], own))
+    return Work(
+        **found,
+        exchanges=load.courses.exchanges([first.cut for first, _ in courses], own),
+        late=None,
+    )
+
+
+def _of_whole(fleet: Fleet, starts: Sequence[Start], load: Load) -> Work:
+    """Return what assignments take where clients compute the whole model."""
+    found = typical([_whole(fleet, start, load) for start in starts])
+    late = {name: found.pop(name) for name in LATE_FIGURES if name in found}
+    return Work(**found, exchanges=None, late=Late(**late) if late else None)
 
 
 def _whole(fleet: Fleet, start: Start, load: Load) -> dict[str, float]:
@@ -156,4 +173,7 @@ def _whole(fleet: Fleet, start: Start, load: Load) -> dict[str, float]:
     flops = 0.0 if load.flops is None else float(load.flops[start.client])
     walk = Walk(fleet, start)
     walk.through(plain_training(load.carried.down, flops, load.carried.least), known=known)
-    return walk.figures(load.carried)
+    found = walk.figures(load.carried)
+    if load.lessons is not None:
+        found |= load.lessons.taken(fleet, start, walk, load.carried)
+    return found
