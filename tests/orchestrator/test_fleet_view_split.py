@@ -16,11 +16,13 @@ from orchestrator.experiment import CHECKS, Experiment
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import Node
 from orchestrator.plan import SplitPlan
+from orchestrator.stages import Ask, Compute, Download
 from orchestrator.views.fleet_view import FleetView, look
 from orchestrator.views.fleet_view_page import page
 from orchestrator.views.fleet_view_show import as_json, show
 from orchestrator.views.fleet_view_split import Exchanges
 from orchestrator.views.fleet_view_tables import sheets
+from orchestrator.views.fleet_view_walk import Hop, Start, Walk
 from policies.types import ExperimentError
 
 TINY = """
@@ -171,6 +173,16 @@ def test_huge_messages_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = exchanges(seen())
     assert bound.asked_bytes.median == pytest.approx(written.asked_bytes.median, rel=0.01)
     assert bound.replied_bytes.median == pytest.approx(written.replied_bytes.median, rel=0.01)
+
+
+def test_time_passes_in_every_stage() -> None:
+    """What comes next begins when all before it is done, the encoder's work included."""
+    fleet = Fleet.draw(made().fleet, 0)
+    walk = Walk(fleet, Start(0, 0, 100.0))
+    hops = (Hop(100, 7.0, 200), Hop(100, 7.0, 0))
+    walk.through((Download(10), Compute(1e6), Ask(0), Compute(1e6), Ask(0)), hops)
+    assert walk.seconds["encoder"] == 7.0, "nobody waits where there is no reply"
+    assert walk.now_s == pytest.approx(100.0 + sum(walk.seconds.values()))
 
 
 # ------------------------------------------------------------------ where to cut
