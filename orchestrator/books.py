@@ -149,6 +149,10 @@ class Roster:
         """Whether this one can be asked."""
         return not (self._busy[client] or self._out[client] or self._left[client])
 
+    def is_out(self, client: int) -> bool:
+        """Whether this one is in quarantine."""
+        return bool(self._out[client])
+
     def askable(self) -> npt.NDArray[np.bool_]:
         """Return who can be asked, shape (size,)."""
         flags = (self._busy, self._out, self._left)

@@ -45,7 +45,7 @@ from policies.guards import Look, StopReason
 from policies.selection import Past
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Download": Download,
     "Compute": Compute,
@@ -216,6 +216,7 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         "selection": sorted(state.selection),
         "past": sorted(past),
         "looks": state.looks,
+        "kls": state.kls,
         "measures": sorted(state.measures.items()),
         "stopped": asdict(state.stopped) if state.stopped else None,
         "best": state.best,
@@ -303,6 +304,7 @@ class _Reader:
             past = {name: self._own(f"{_PAST}{name}") for name in saved["past"]}
             state.past = Past(examples=engine.plan.examples, **past)
         state.looks = [Look(*look) for look in saved["looks"]]
+        state.kls = saved["kls"]
         state.stopped = StopReason(**saved["stopped"]) if saved["stopped"] else None
         state.versions = self._versions()
         state.client_states = self._states()

@@ -316,6 +316,19 @@ def _corrects(method: Method) -> Finding:
         yield "method.correction", reason
 
 
+def _lessons_are_read(method: Method, guards: Guards) -> Finding:
+    if guards.anomaly.reads_lessons and not method.correction.compares():
+        yield (
+            "guards.anomaly.kl",
+            (
+                "reads how far late updates are from the newest model, and method.correction "
+                f"{method.correction.kind} does not have the server measure it. Set "
+                "method.correction.kind to distillation, with a strength above 0 and inputs that "
+                "are not its clients', or leave kl out."
+            ),
+        )
+
+
 def _lateness_weighs(method: Method) -> Finding:
     for reason in lateness_misfits(method.staleness, method.aggregation):
         yield "method.staleness", reason
@@ -686,6 +699,7 @@ CHECKS = (
     Check(("method.training", "model"), _learnt_weights_stay),
     Check(("method",), _lateness_weighs),
     Check(("method",), _corrects),
+    Check(("method", "guards"), _lessons_are_read),
     Check(("method.aggregation", "data", "model"), _bases_fit),
     Check(("method.pruning", "method.downlink", "method.uplink"), _masks_agree),
     Check(

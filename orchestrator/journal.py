@@ -188,6 +188,19 @@ class Journal:
             detail=f"in its {type(flight.stages[flight.at]).__name__.lower()}",
         )
 
+    def suspected(self, entry: Committed, version: Version, verdict: Verdict) -> None:
+        """An update in a version is not like the others."""
+        self._write(
+            "suspected",
+            client=entry.address.client,
+            number=entry.address.number,
+            version=version.number,
+            lineage=version.lineage,
+            staleness=entry.staleness,
+            reason=verdict.reason.value,
+            detail=verdict.detail,
+        )
+
     def quarantined(self, client: int, reason: str, strikes: int) -> None:
         """A client is no longer asked."""
         self._write("quarantined", client=client, reason=reason, detail=f"{strikes} in a row")

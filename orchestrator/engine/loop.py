@@ -26,6 +26,7 @@ from orchestrator.engine.making import Making
 from orchestrator.engine.sending import Sending
 from orchestrator.engine.serving import Serving
 from orchestrator.engine.state import EncoderState, State
+from orchestrator.engine.striking import Striking
 from orchestrator.engine.taking import Taking
 from orchestrator.engine.travelling import Travelling
 from orchestrator.examiner import Examiner
@@ -116,8 +117,9 @@ class Engine:
         self._looking = Looking(context, self.examiner, observers)
         numbers = fleet.cell_numbers
         gatherer = None if numbers is None else Gatherer(context, numbers)
-        self._making = Making(context, self._asking, self._looking, gatherer)
-        self._taking = Taking(context, self._travelling, self._asking, self._making)
+        striking = Striking(context)
+        self._making = Making(context, self._asking, self._looking, gatherer, striking)
+        self._taking = Taking(context, self._travelling, self._asking, self._making, striking)
         serving = Serving(context, self._travelling, self._taking)
         if plan.split is not None:
             self.state.encoder = EncoderState(Weights(0, runtime.encoder_weights()))

@@ -13,6 +13,7 @@ from orchestrator.engine.asking import Asking
 from orchestrator.engine.context import Context
 from orchestrator.engine.gathering import Gatherer
 from orchestrator.engine.looking import Looking
+from orchestrator.engine.striking import Striking
 from orchestrator.runtime import Handle, Pending, Weights
 from policies.correction import means
 from policies.passes import nonzeros
@@ -23,12 +24,18 @@ class Making:
     """Turns what waits in the buffer into versions, and publishes them."""
 
     def __init__(
-        self, context: Context, asking: Asking, looking: Looking, gatherer: Gatherer | None
+        self,
+        context: Context,
+        asking: Asking,
+        looking: Looking,
+        gatherer: Gatherer | None,
+        striking: Striking,
     ) -> None:
         self._state = context.state
         self._asking = asking
         self._looking = looking
         self._gatherer = gatherer
+        self._striking = striking
         self._plan = context.plan
         self._pacing = context.pacing
         self._schema = context.schema
@@ -166,6 +173,7 @@ class Making:
                 state.past.is_in(entry.address.client, entry.staleness)
             self._journal.committed(entry, version, flight.base)
             self._journal.corrected(entry, version, entry.corrected or flight.corrected)
+            self._striking.committed(entry, version)
         state.versions.publish(version, self._published(receipt.whole, receipt.nonzeros))
         self._journal.published(version, receipt.nonzeros, receipt.hash)
         of_corrections = means(by_clients, len(receipt.committed))

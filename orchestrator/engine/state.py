@@ -130,6 +130,7 @@ class State:
         selection: What the selection remembers.
         points: Times that observers were told.
         looks: What the last accepted updates looked like, where a guard judges by them.
+        kls: How far the last corrected updates were from their teachers, where a guard reads it.
         in_vain: Times in a row that nothing came of asking, or nobody could be asked.
         stopped: Why the run ends; None before.
         ended_s: When the run had done enough, in its own time; None before. Tests of the last
@@ -159,6 +160,7 @@ class State:
     selection: Arrays = field(default_factory=dict)
     points: int = 0
     looks: list[Look] = field(default_factory=list)
+    kls: list[float] = field(default_factory=list)
     in_vain: int = 0
     stopped: StopReason | None = None
     ended_s: float | None = None

@@ -7,6 +7,7 @@ from orchestrator.books import Event
 from orchestrator.engine.asking import Asking
 from orchestrator.engine.context import Context
 from orchestrator.engine.making import Making
+from orchestrator.engine.striking import Striking
 from orchestrator.engine.travelling import Travelling
 from orchestrator.plan import Flight
 from orchestrator.runtime import Finished
@@ -19,12 +20,18 @@ class Taking:
     """Judges updates that arrive, and gives up those that never will."""
 
     def __init__(
-        self, context: Context, travelling: Travelling, asking: Asking, making: Making
+        self,
+        context: Context,
+        travelling: Travelling,
+        asking: Asking,
+        making: Making,
+        striking: Striking,
     ) -> None:
         self._state = context.state
         self._travelling = travelling
         self._making = making
         self._asking = asking
+        self._striking = striking
         self._plan = context.plan
         self._has_cells = bool(context.fleet.cells)
         self._pacing = context.pacing
@@ -56,7 +63,7 @@ class Taking:
                 state.past.has_come(event.client, finished.admission.loss, took_s)
         else:
             self._give_up(flight, verdict)
-        self._strike(event.client, verdict)
+        self._striking.judged(event.client, verdict)
         self._making.commit_if_due()
         self._asking.ask()
 
@@ -122,17 +129,6 @@ class Taking:
         service_s = self._plan.server.service_s(flops)
         self._state.resources.serve("server", self._clock.now_s(), service_s)
 
-    def _strike(self, client: int, verdict: Verdict) -> None:
-        """Count what speaks against a client; quarantine it when that is enough."""
-        roster, quarantine = self._state.roster, self._plan.quarantine
-        before = roster.strikes.get(client, 0)
-        strikes = quarantine.strikes(before, verdict)
-        if strikes != before:
-            roster.strikes[client] = strikes
-        if strikes != before and quarantine.applies(strikes):
-            roster.quarantine(client)
-            self._journal.quarantined(client, verdict.reason.value, strikes)
-
     # ------------------------------------------------------------ losses
 
     def on_leave(self, event: Event) -> None:
@@ -175,7 +171,7 @@ class Taking:
         staleness = self._state.staleness(flight)
         self._journal.arrived(flight, None, verdict, staleness=staleness)
         self._give_up(flight, verdict)
-        self._strike(flight.address.client, verdict)
+        self._striking.judged(flight.address.client, verdict)
         self._making.commit_if_due()
         self._asking.ask()
 

@@ -20,7 +20,7 @@ from policies.correction.base import (
 )
 from policies.correction.distillation import Distillation
 from policies.correction.none import NoCorrection
-from policies.correction.stages import means
+from policies.correction.stages import KL_BEFORE, means
 from policies.correction.step_distillation import StepDistillation
 
 Correction = Annotated[
@@ -30,6 +30,7 @@ Correction = Annotated[
 ]
 
 __all__ = [
+    "KL_BEFORE",
     "Amended",
     "Corrected",
     "Correction",

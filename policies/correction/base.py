@@ -255,6 +255,13 @@ class CorrectionPolicy(Policy):
         """Say whether `amend` asks for the signals of a version's updates."""
         return False
 
+    def compares(self) -> bool:
+        """Say whether the server measures how far each late update's model is from the teacher.
+
+        It is then the figure `KL_BEFORE` of that update.
+        """
+        return False
+
     def start(self) -> Arrays:
         """Return what `amend` remembers at first: arrays of fixed shapes."""
         return {}

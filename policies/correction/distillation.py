@@ -83,6 +83,10 @@ class Distillation(Distilling):
         """Say yes where the inputs are clients' own."""
         return self.proxy == "client"
 
+    def compares(self) -> bool:
+        """Say yes where the server corrects."""
+        return not self.at_client() and self.strength > 0
+
     def asks_labels(self) -> bool:
         """Say yes where labels are the anchor."""
         return self.anchor == "labels"

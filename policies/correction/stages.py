@@ -89,11 +89,15 @@ def means(each: Sequence[Mapping[str, float]], updates: int) -> dict[str, float]
     return found | {"correction_share": len(each) / updates}
 
 
+KL_BEFORE: Final = "correction_kl_before"
+"""The figure of how far a student was from its teacher."""
+
+
 def measured(strength: float, taught: Taught) -> dict[str, float]:
     """Return what came of a lesson as figures."""
     return {
         "correction_strength": strength,
-        "correction_kl_before": taught.kl_before,
+        KL_BEFORE: taught.kl_before,
         "correction_kl_after": taught.kl_after,
         "correction_length": taught.length,
         "correction_kept": taught.kept,

@@ -155,6 +155,7 @@ def test_roster_in_any_sequence(size: int, steps: list[tuple[int, int]]) -> None
             idle = [c for c in range(size) if one.is_idle(c)]
             assert idle == sorted(set(range(size)) - busy - out)
             assert (one.idle, one.size, one.quarantined) == (len(idle), size, sorted(out))
+            assert [c for c in range(size) if one.is_out(c)] == sorted(out)
 
 
 def test_roster_through_a_checkpoint() -> None:

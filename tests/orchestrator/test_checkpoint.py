@@ -53,6 +53,7 @@ VARIETY = (
     (
         "data={source: digits, train_examples: 240, holdout: 200}",
         "method.correction={kind: distillation, steps: 2, ramp: 10, gates: [delay, quality]}",
+        "guards.anomaly={kl: 1.5, window: 12}",
         "server.flops=2e7",
     ),
     (
@@ -386,7 +387,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 7"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 8"):
         checkpoint.load(tmp_path)
 
 

@@ -15,6 +15,8 @@ from policies.types import Version
 
 PUBLIC = "data={source: digits, train_examples: 240, holdout: 300}"
 CORRECTED = "method.correction={kind: step-distillation, steps: 5, ramp: 6}"
+OWN = "method.correction={kind: distillation, proxy: client, ramp: 6, steps: 3, batch: 32}"
+READ = "guards.anomaly={kl: 8, window: 30}"
 
 
 def figures(result: Any) -> dict[int, dict[str, float]]:
@@ -22,6 +24,18 @@ def figures(result: Any) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for row in result.of("measured"):
         found.setdefault(row["version"], {})[row["measure"]] = row["value"]
+    return found
+
+
+def key(row: dict[str, Any]) -> tuple[int, int]:
+    """Return which update a row is about."""
+    return row["client"], row["number"]
+
+
+def only(rows: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return rows by update, of which there is one each."""
+    found = {key(row): row for row in rows}
+    assert len(found) == len(rows)
     return found
 
 
@@ -250,6 +264,8 @@ def test_it_sets_itself_in_cells_too(small: Any, ran: Any) -> None:
             ),
             "method.correction.proxy: generated draws images, and the data are a table with",
         ),
+        ((READ,), "guards.anomaly.kl: reads how far late updates are from the newest model"),
+        ((READ, OWN), "method.correction distillation does not have the server measure it"),
         (
             ("data.holdout=400", "method.correction={kind: distillation, gates: [doubt]}"),
             "method.correction.gates",
@@ -263,9 +279,69 @@ def test_refused_with_the_reason(changes: tuple[str, ...], text: str, small: Any
     assert text in str(caught.value)
 
 
+# ---------------------------------------------------------------- a guard that reads lessons
+
+LONG = (PUBLIC, EACH, "stop.versions=30", "stop.no_progress=null")
+WILD = ", ".join(f"{{fault: huge, client: 1, number: {number}}}" for number in range(4, 12))
+
+
+def test_who_is_far_from_the_teacher_again_and_again_is_left_out(small: Any, ran: Any) -> None:
+    """Each such update is in its version and speaks against its client; the others' do not."""
+    result = ran(small(*LONG, READ, f"faults=[{WILD}]"))
+    odd = only(result.of("suspected"))
+    assert min(odd) == (1, 4)
+    assert {client for client, _ in odd} == {1}
+    assert all(row["reason"] == "anomalous" for row in odd.values())
+    assert all("times the median" in row["detail"] for row in odd.values())
+    committed = only(result.of("committed"))
+    for name, row in odd.items():
+        assert row["version"] == committed[name]["version"]
+        assert row["staleness"] == committed[name]["staleness"] > 0
+    (out,) = result.of("quarantined")
+    assert (out["client"], out["reason"], out["detail"]) == (1, "anomalous", "3 in a row")
+    third = result.rows.index(list(odd.values())[2])
+    assert result.rows.index(out) == third + 1
+    asked = [at for at, row in enumerate(result.rows) if row["kind"] == "dispatched"]
+    assert not [at for at in asked if at > third and result.rows[at]["client"] == 1]
+    assert len(odd) >= 3
+    assert result.state.roster.strikes[1] == 3, "what was under way adds nothing"
+
+
+def test_it_remembers_what_is_usual(small: Any, ran: Any) -> None:
+    """Divergences of corrected updates, the last thirty, without those that were odd."""
+    result = ran(small(*LONG, READ, f"faults=[{WILD}]"))
+    odd = only(result.of("suspected"))
+    told = [row for row in result.of("corrected") if row["measure"] == "correction_kl_before"]
+    assert result.state.kls == [row["value"] for row in told if key(row) not in odd][-30:]
+
+
+def test_sound_updates_clear_the_count_in_their_version(small: Any, build: Any) -> None:
+    """Two bad payloads and a sound update: forgotten when that one is in a version, not before."""
+    bad = "faults=[{fault: garbage, client: 2, number: 0}, {fault: garbage, client: 2, number: 1}]"
+    seen: list[tuple[int, str]] = []
+
+    def watch(engine: Any) -> None:
+        flight = engine.state.flights.get((2, 2))
+        asked = engine.state.roster.next_number.get(2, 0) > 2
+        stands = "" if flight is None else "accepted" if flight.accepted else "under way"
+        if asked:
+            seen.append((engine.state.roster.strikes[2], stands))
+
+    engine = build(small(*LONG, READ, bad, "stop.versions=9"), between_events=watch)
+    engine.begin()
+    engine.run()
+    assert list(dict.fromkeys(seen)) == [(2, "under way"), (2, "accepted"), (0, "")]
+
+
+def test_it_leaves_a_sound_run_alone(small: Any, ran: Any) -> None:
+    """The same rows with it as without."""
+    plain, guarded = ran(small(*LONG)), ran(small(*LONG, "guards.anomaly={kl: 50}"))
+    assert plain.rows == guarded.rows
+    assert guarded.state.kls
+
+
 # ---------------------------------------------------------------- at the clients
 
-OWN = "method.correction={kind: distillation, proxy: client, ramp: 6, steps: 3, batch: 32}"
 CELLS = (
     "fleet.regions={near: {cell: {latency_s: 0.001}}, "
     "far: {cell: {uplink: 1e6, downlink: 1e6, latency_s: 0.01}}}"
@@ -278,18 +354,6 @@ EVEN = (
     "fleet.mix=[{profile: slow}]",
     "fleet.jitter={kind: none}",
 )
-
-
-def key(row: dict[str, Any]) -> tuple[int, int]:
-    """Return which update a row is about."""
-    return row["client"], row["number"]
-
-
-def only(rows: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return rows by update, of which there is one each."""
-    found = {key(row): row for row in rows}
-    assert len(found) == len(rows)
-    return found
 
 
 def test_a_late_client_corrects_its_own_update(small: Any, ran: Any) -> None:

@@ -211,3 +211,19 @@ def test_anomalies_by_hand() -> None:
     for wrong in ({"length": 1}, {"loss": 0.5}, {"window": 0}):
         with pytest.raises(ValidationError):
             Anomaly.model_validate(wrong)
+
+
+def test_lessons_by_hand() -> None:
+    """Against the median 6 of eleven divergences; what is no number is odd, too."""
+    guard, usual = Anomaly(kl=3), [float(kl) for kl in range(1, 12)]
+    assert guard.lesson(18.0, usual) == ""
+    assert guard.lesson(18.1, usual) == "its KL 18.1 is more than 3 times the median 6"
+    assert guard.lesson(float("nan"), usual)
+    assert guard.lesson(float("inf"), usual)
+    assert guard.lesson(1e9, usual[:9]) == "", "too few to judge by"
+    assert Anomaly(length=3).lesson(1e9, usual) == ""
+    assert guard.reads_lessons
+    assert not guard.judges, "nothing is judged at its arrival"
+    assert not Anomaly(length=3, loss=3).reads_lessons
+    with pytest.raises(ValidationError):
+        Anomaly.model_validate({"kl": 1})
