@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
+from safetensors.numpy import load_file
 
+from actors.learning.holdings import hold
 from orchestrator import checkpoint
 from orchestrator.engine import Interrupted
 from orchestrator.mistakes import ExperimentFileError
+from orchestrator.request import Request
+from orchestrator.run import run
+from orchestrator.tracking.trained import take_up
 from policies.types import Version
 
 MODEL = 'model={kind: "split_nets:Parts", width: 14}'
@@ -184,6 +192,19 @@ def test_the_encoder_learns(small: Any, ran: Any) -> None:
     assert np.abs(newest.view(np.float32) - first.view(np.float32)).max() > 1e-3
     newest_version = found.state.versions.published(found.state.versions.newest)
     assert 0 < newest_version.encoder.version <= encoder.weights.version
+
+
+def test_what_the_encoder_has_learnt_is_kept(small: Any, tmp_path: Path) -> None:
+    """The model that a run leaves is whole: taken up, it is as good as its last test found."""
+    experiment = small(*SPLIT, topology(momentum=0.5), "evaluate.every_versions=3")
+    summary = run(Request(experiment, tmp_path / "run", in_process=True), Console(file=StringIO()))
+    module = take_up(tmp_path / "run" / "model")
+    data = hold(experiment.data, 6, experiment.seed).data
+    logits = module(torch.from_numpy(data.normalise(data.x_test).copy()))
+    right = logits.argmax(dim=1).numpy() == data.y_test
+    assert right.mean() == pytest.approx(summary.final_accuracy)
+    found = load_file(tmp_path / "run" / "model" / "final.safetensors")
+    assert {name.split(".")[0] for name in found} == {"embedding", "blocks", "pool", "tail"}
 
 
 def test_waiting_questions_go_in_one_pass(small: Any, ran: Any) -> None:
