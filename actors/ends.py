@@ -86,6 +86,7 @@ class EndsTrainer:
         if work.split is None or not isinstance(model.module, EndsModule):
             raise TypeError("only a split model has ends")
         self._split: Split = work.split
+        self._work = work
         self._training = work.method.training
         self._seed = work.seed
         self._model = model
@@ -107,7 +108,8 @@ class EndsTrainer:
     def process(self, assignment: Assignment, examples: int) -> Process:
         """Return the parts of an assignment."""
         ends = self._cut_at(assignment.cut)
-        return Process(self._split, ends, self._training, examples, assignment.known)
+        training = self._work.training(assignment)
+        return Process(self._split, ends, training, examples, assignment.known)
 
     def ask(
         self, assignment: Assignment, start: Start, member: Member, carry: Buffer, reply: Buffer
@@ -148,7 +150,7 @@ class EndsTrainer:
         velocity, total = self._load(start, carry)
         steps = self._steps(start.base, member, velocity)
         _, loss = self._digest(assignment, process, member, steps, reply)
-        seen = self._training.examples_seen(n)
+        seen = self._work.training(assignment).examples_seen(n)
         return Trained(loss=(total + loss) / seen, examples=min(n, seen))
 
     def features(self, assignment: Assignment, examples: int, reply: Buffer) -> torch.Tensor:
@@ -338,7 +340,7 @@ class EndsTrainer:
         if process.caches:
             return member.x, member.y
         rng = stream(self._seed, "batches", *assignment.address)
-        rows = list(batches(self._training, len(member.y), rng))[step]
+        rows = list(batches(process.training, len(member.y), rng))[step]
         return member.x[rows], member.y[rows]
 
 

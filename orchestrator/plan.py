@@ -60,22 +60,22 @@ class SplitPlan:
         return not any(ends.learns for ends in self.ends.values())
 
     @cached_property
-    def _processes(self) -> dict[tuple[int, int, bool], Process]:
+    def _processes(self) -> dict[tuple[int, int, bool, int], Process]:
         return {}
 
-    def process(self, examples: int, cut: int, *, known: bool) -> Process:
+    def process(self, examples: int, cut: int, *, known: bool, batches: int = 0) -> Process:
         """Return the parts of an assignment.
 
         Args:
             examples: How many the client has.
             cut: Blocks of the encoder that run on its device.
             known: Whether it has their features.
+            batches: How many it takes; 0 for as many as training asks.
         """
-        key = (examples, cut, known)
+        key = (examples, cut, known, batches)
         if key not in self._processes:
-            self._processes[key] = Process(
-                self.settings, self.ends[cut], self.training, examples, known
-            )
+            training = self.training.shortened(batches) if batches else self.training
+            self._processes[key] = Process(self.settings, self.ends[cut], training, examples, known)
         return self._processes[key]
 
 
@@ -202,6 +202,7 @@ class Flight:
         strength: How strongly.
         corrected: What the client measured of that, by name, once it has arrived.
         talk: What it has exchanged with the encoder; None where it computes the whole model.
+        batches: How many it takes; 0 for as many as training asks.
         finished: What came of the job, once that is known.
         job: The job itself; not part of a checkpoint.
     """
@@ -224,6 +225,7 @@ class Flight:
     strength: float = 0.0
     corrected: Figures = ()
     talk: Talk | None = None
+    batches: int = 0
     finished: Finished | None = None
     job: Pending[Finished] | None = None
 

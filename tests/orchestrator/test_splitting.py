@@ -64,6 +64,15 @@ VARIETY = {
     "drop-outs": ("fleet.drop_out=0.3",),
     "half precision": (topology(activations="{kind: dense, values: fp16}", noise=0.1),),
     "cut by itself": (HEADLESS, topology(cut="auto")),
+    "timed": (
+        "method.workload={kind: timed, seconds: 0.01}",
+        (
+            "fleet.profiles={slow: {flops: 2e6, "
+            "memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, uplink: 1 Mbit/s, "
+            "downlink: 1 Mbit/s, latency_s: 0.05}}"
+        ),
+        "fleet.mix=[{profile: slow}, {profile: flagship-phone}]",
+    ),
     "impatient": (*SHORT_STAYS[:2], topology(timeout=1.3, flops="2e5")),
 }
 
