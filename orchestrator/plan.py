@@ -162,6 +162,7 @@ class Talk:
         until_s: When the encoder forgets it; None while it is not waiting for an answer.
         held: Blocks of the encoder that the client had before; None if it had nothing of it.
         waits: Whether its question has come and the reply is not on its way yet.
+        forgotten: Whether the encoder has given up waiting for its gradients.
     """
 
     process: Process
@@ -174,6 +175,13 @@ class Talk:
     until_s: float | None = None
     held: int | None = None
     waits: bool = False
+    forgotten: bool = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the batch of the question under way is kept: its gradients come next."""
+        following = self.process.exchanges[self.part + 1 :]
+        return bool(following and following[0].answered)
 
     @property
     def exchange(self) -> Exchange:

@@ -119,6 +119,7 @@ def dump_talk(talk: Talk, batches: int, name: str, keeper: Keeper) -> dict[str, 
         "until_s": talk.until_s,
         "held": talk.held,
         "waits": talk.waits,
+        "forgotten": talk.forgotten,
     }
 
 
@@ -136,6 +137,7 @@ def talk(row: Mapping[str, Any], split: SplitPlan, finder: Finder) -> Talk:
         until_s=row["until_s"],
         held=row["held"],
         waits=row["waits"],
+        forgotten=row["forgotten"],
     )
 
 

@@ -29,7 +29,7 @@ SPLIT = (
     "topology={kind: split, rate: 0.05}",
     "method.uplink.kind=dense",
     "method.training={kind: sgd, lr: 0.1, batch_size: 10}",
-    "stop.versions=6",
+    "stop.versions=4",
 )
 SHORT_STAYS = (
     ("fleet.profiles={slow: {flops: 2e6, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
@@ -148,7 +148,7 @@ def test_a_run_ends_with_its_accounts_in_order(small: Any, ran: Any, how: str) -
     """Every byte is in the log and in the ledger, and what was asked was answered or given up."""
     found = ran(small(*SPLIT, *VARIETY[how]))
     balances(found.engine, found.rows)
-    assert found.state.versions.newest.number == 6
+    assert found.state.versions.newest.number == 4
     assert found.state.last_evaluation is not None
     assert found.of("served")
 
@@ -159,16 +159,15 @@ def test_cut_anywhere_it_goes_on_to_the_same_end(
 ) -> None:
     """A run that is interrupted between any two events, and resumed, has the same digest."""
     experiment = small(*SPLIT, *VARIETY[how])
-    whole = ran(experiment)
     seen = 0
 
     def count(_: Any) -> None:
         nonlocal seen
         seen += 1
 
-    ran(experiment, between_events=count)
+    whole = ran(experiment, between_events=count)
     total = seen
-    for share in (0.13, 0.37, 0.61, 0.88):
+    for share in (0.37, 0.81):
         at, seen = int(share * total), 0
 
         def stop(_: Any, at: int = at) -> None:
@@ -260,6 +259,11 @@ def test_an_answer_that_does_not_come_is_not_waited_for(small: Any, ran: Any) ->
     assert {(names[row["client"]], row["reason"]) for row in lost} == {("far", "timed_out")}
     assert {names[row["client"]] for row in found.of("committed")} == {"near"}
     assert all(row["device_s"] > 0 for row in lost)
+    forgotten = {(row["client"], row["number"]) for row in found.of("forgotten")}
+    assert {(row["client"], row["number"]) for row in lost} <= forgotten
+    for flight in found.state.flights.values():
+        if flight.talk.forgotten:
+            assert flight.talk.weights is flight.talk.question is None
     balances(found.engine, found.rows)
 
 
