@@ -123,14 +123,8 @@ class EndsTrainer:
             carry: What its last part left; empty in the first part.
             reply: The encoder's reply to that; empty if there is none.
         """
-        process = self.process(assignment, len(member.y))
-        velocity, total = self._load(start, carry)
-        part, answer = assignment.part, _NONE
-        steps = self._steps(start.base, member, velocity)
-        if part:
-            answer, loss = self._digest(assignment, process, member, steps, reply)
-            total += loss
-        question = self._question(assignment, process, member, answer)
+        answer, velocity, total = self._go_on(assignment, start, member, carry, reply)
+        question = self._question(assignment, member, answer)
         return Asked(question, self._carry(velocity, total))
 
     def finish(
@@ -145,13 +139,25 @@ class EndsTrainer:
             carry: What its last part left.
             reply: The encoder's reply to that; empty if there is none.
         """
+        _, _, total = self._go_on(assignment, start, member, carry, reply)
         n = len(member.y)
-        process = self.process(assignment, n)
-        velocity, total = self._load(start, carry)
-        steps = self._steps(start.base, member, velocity)
-        _, loss = self._digest(assignment, process, member, steps, reply)
         seen = self._work.training(assignment).examples_seen(n)
-        return Trained(loss=(total + loss) / seen, examples=min(n, seen))
+        return Trained(loss=total / seen, examples=min(n, seen))
+
+    def _go_on(
+        self, assignment: Assignment, start: Start, member: Member, carry: Buffer, reply: Buffer
+    ) -> tuple[_Answer, torch.Tensor | None, float]:
+        """Take up a client's weights and learn from a reply.
+
+        Returns:
+            What to answer, the velocity of the momentum, and the sum of losses so far.
+        """
+        velocity, total = self._load(start, carry)
+        if not assignment.part:
+            return _NONE, velocity, total
+        steps = self._steps(start.base, member, velocity)
+        answer, loss = self._digest(assignment, member, steps, reply)
+        return answer, velocity, total + loss
 
     def features(self, assignment: Assignment, examples: int, reply: Buffer) -> torch.Tensor:
         """Return the features of a client's examples, shape (n, features), from their reply."""
@@ -193,14 +199,10 @@ class EndsTrainer:
     # ------------------------------------------------------------ replies
 
     def _digest(
-        self,
-        assignment: Assignment,
-        process: Process,
-        member: Member,
-        steps: Steps,
-        reply: Buffer,
+        self, assignment: Assignment, member: Member, steps: Steps, reply: Buffer
     ) -> tuple[_Answer, float]:
         """Learn from a reply; return what to answer, and the sum of losses of its batch."""
+        process = self.process(assignment, len(member.y))
         exchange = process.exchanges[assignment.part - 1]
         if not exchange.returns or process.caches:
             return _NONE, 0.0
@@ -279,9 +281,8 @@ class EndsTrainer:
 
     # ------------------------------------------------------------ questions
 
-    def _question(
-        self, assignment: Assignment, process: Process, member: Member, answer: _Answer
-    ) -> Buffer:
+    def _question(self, assignment: Assignment, member: Member, answer: _Answer) -> Buffer:
+        process = self.process(assignment, len(member.y))
         exchange, ends = process.exchanges[assignment.part], process.ends
         smashed = _NONE.gradient
         if exchange.rows:
