@@ -162,7 +162,7 @@ class Client:
             seed = stream_seed(self._work.seed, "train", *assignment.address)
             torch.default_generator.manual_seed(seed)
             with self.watch("train"):
-                return self._work.method.training.train(self._model, *member)
+                return self._work.training(assignment).train(self._model, *member)
 
     def _train_cohort(self, group: Sequence[_Given]) -> Iterator[tuple[Vector, Trained]]:
         """Train side by side."""
@@ -173,7 +173,7 @@ class Client:
         for row, place in zip(params.numpy(), order, strict=True):
             row[:] = group[place].start.base.values
         with self.watch("train"):
-            found = self._work.method.training.train_cohort(
+            found = self._work.training(group[0].assignment).train_cohort(
                 self._model, params, [members[place] for place in order]
             )
         rows = dict(zip(order, zip(params.numpy(), found, strict=True), strict=True))
@@ -326,10 +326,12 @@ class Client:
         most = 1
         if self.has_cohorts:
             most = max(1, COHORT_BYTES // (4 * self.schema.parameters))
-        alike = groupby(
-            group, key=lambda given: (bool(given.assignment.fault), given.assignment.asks)
-        )
-        for (faulty, asks), run in alike:
+
+        def kind(given: _Given) -> tuple[bool, bool, int]:
+            assignment = given.assignment
+            return bool(assignment.fault), assignment.asks, assignment.batches
+
+        for (faulty, asks, _), run in groupby(group, key=kind):
             members = list(run)
             step = 1 if faulty or asks else most
             yield from (members[at : at + step] for at in range(0, len(members), step))

@@ -123,6 +123,10 @@ class Encoder:
         self._shape = shape
         _, self._body = work.build_halves(shape)
         self._first = self._body.params.numpy().copy()
+        on_gpu = self._split.num_gpus > 0 and torch.cuda.is_available()
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        if on_gpu:
+            self._body.to(self._device)
         self._trained = bool(self._first.size)
         self._cuts: dict[int, Ends] = {}
         self.watch = Stopwatch()
@@ -199,7 +203,8 @@ class Encoder:
 
     def _load(self, weights: Buffer) -> None:
         size = self._body.schema.parameters
-        np.copyto(self._body.params.numpy(), weights[: 4 * size].view(np.float32))
+        values = np.array(weights[: 4 * size].view(np.float32))
+        self._body.params.copy_(torch.from_numpy(values))
 
     # ------------------------------------------------------------ learning
 
@@ -225,7 +230,7 @@ class Encoder:
         size = body.schema.parameters
         after = before.copy()
         values, velocity = after[: 4 * size].view(np.float32), after[4 * size :].view(np.float32)
-        step = torch.div(body.grads, learnt)
+        step = torch.div(body.grads, learnt).cpu()
         if velocity.size:
             step = torch.from_numpy(velocity).mul_(self._split.momentum).add_(step)
         torch.from_numpy(values).add_(step, alpha=-self._split.rate)
@@ -255,10 +260,14 @@ class Encoder:
             told = [self._tensors(asked.questions[place], messages[place])[1] for place in places]
             sizes = [len(part) for part in told]
             found = back_through(
-                self._body, torch.cat(earlier), cut, torch.cat(told), wanted=wanted
+                self._body,
+                self._there(torch.cat(earlier)),
+                cut,
+                self._there(torch.cat(told)),
+                wanted=wanted,
             )
             if found is not None:
-                gradients.update(zip(places, torch.split(found, sizes), strict=True))
+                gradients.update(zip(places, torch.split(found.cpu(), sizes), strict=True))
             if kept is not None:
                 self._body.grads.copy_(kept)
             else:
@@ -277,7 +286,8 @@ class Encoder:
                 continue
             answered = question.step - bool(question.exchange.rows)
             seed = self._seed_of(question, answered)
-            self._body.grads += estimate(message.buffers, seed, gradient.step, gradient.sides, size)
+            found = estimate(message.buffers, seed, gradient.step, gradient.sides, size)
+            self._body.grads += self._there(found)
             learnt += 1
         return learnt
 
@@ -322,9 +332,16 @@ class Encoder:
         """Return features, computed so many examples at a time as fit a pass."""
         with torch.no_grad():
             parts = [
-                self._body.module(part, cut) for part in torch.split(smashed, self._split.batch)
+                self._body.module(self._there(part), cut).cpu()
+                for part in torch.split(smashed, self._split.batch)
             ]
         return torch.cat(parts)
+
+    def _there(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor where the encoder computes; over pinned memory, if that is a GPU."""
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _by_moved(
         self, question: Question, smashed: torch.Tensor, cut: int, weights: Buffer
@@ -337,7 +354,7 @@ class Encoder:
         seed, kept = self._seed_of(question, question.step), params.clone()
         for u in directions(seed, gradient.directions, params.numel()):
             for by in moved(gradient.step, gradient.sides):
-                params.copy_(kept).add_(u, alpha=by)
+                params.copy_(kept).add_(self._there(u), alpha=by)
                 yield self._forward(batch, cut)
         self._load(weights)
 

@@ -86,6 +86,7 @@ class EndsTrainer:
         if work.split is None or not isinstance(model.module, EndsModule):
             raise TypeError("only a split model has ends")
         self._split: Split = work.split
+        self._work = work
         self._training = work.method.training
         self._seed = work.seed
         self._model = model
@@ -107,7 +108,8 @@ class EndsTrainer:
     def process(self, assignment: Assignment, examples: int) -> Process:
         """Return the parts of an assignment."""
         ends = self._cut_at(assignment.cut)
-        return Process(self._split, ends, self._training, examples, assignment.known)
+        training = self._work.training(assignment)
+        return Process(self._split, ends, training, examples, assignment.known)
 
     def ask(
         self, assignment: Assignment, start: Start, member: Member, carry: Buffer, reply: Buffer
@@ -121,14 +123,8 @@ class EndsTrainer:
             carry: What its last part left; empty in the first part.
             reply: The encoder's reply to that; empty if there is none.
         """
-        process = self.process(assignment, len(member.y))
-        velocity, total = self._load(start, carry)
-        part, answer = assignment.part, _NONE
-        steps = self._steps(start.base, member, velocity)
-        if part:
-            answer, loss = self._digest(assignment, process, member, steps, reply)
-            total += loss
-        question = self._question(assignment, process, member, answer)
+        answer, velocity, total = self._go_on(assignment, start, member, carry, reply)
+        question = self._question(assignment, member, answer)
         return Asked(question, self._carry(velocity, total))
 
     def finish(
@@ -143,13 +139,25 @@ class EndsTrainer:
             carry: What its last part left.
             reply: The encoder's reply to that; empty if there is none.
         """
+        _, _, total = self._go_on(assignment, start, member, carry, reply)
         n = len(member.y)
-        process = self.process(assignment, n)
+        seen = self._work.training(assignment).examples_seen(n)
+        return Trained(loss=total / seen, examples=min(n, seen))
+
+    def _go_on(
+        self, assignment: Assignment, start: Start, member: Member, carry: Buffer, reply: Buffer
+    ) -> tuple[_Answer, torch.Tensor | None, float]:
+        """Take up a client's weights and learn from a reply.
+
+        Returns:
+            What to answer, the velocity of the momentum, and the sum of losses so far.
+        """
         velocity, total = self._load(start, carry)
+        if not assignment.part:
+            return _NONE, velocity, total
         steps = self._steps(start.base, member, velocity)
-        _, loss = self._digest(assignment, process, member, steps, reply)
-        seen = self._training.examples_seen(n)
-        return Trained(loss=(total + loss) / seen, examples=min(n, seen))
+        answer, loss = self._digest(assignment, member, steps, reply)
+        return answer, velocity, total + loss
 
     def features(self, assignment: Assignment, examples: int, reply: Buffer) -> torch.Tensor:
         """Return the features of a client's examples, shape (n, features), from their reply."""
@@ -191,14 +199,10 @@ class EndsTrainer:
     # ------------------------------------------------------------ replies
 
     def _digest(
-        self,
-        assignment: Assignment,
-        process: Process,
-        member: Member,
-        steps: Steps,
-        reply: Buffer,
+        self, assignment: Assignment, member: Member, steps: Steps, reply: Buffer
     ) -> tuple[_Answer, float]:
         """Learn from a reply; return what to answer, and the sum of losses of its batch."""
+        process = self.process(assignment, len(member.y))
         exchange = process.exchanges[assignment.part - 1]
         if not exchange.returns or process.caches:
             return _NONE, 0.0
@@ -277,9 +281,8 @@ class EndsTrainer:
 
     # ------------------------------------------------------------ questions
 
-    def _question(
-        self, assignment: Assignment, process: Process, member: Member, answer: _Answer
-    ) -> Buffer:
+    def _question(self, assignment: Assignment, member: Member, answer: _Answer) -> Buffer:
+        process = self.process(assignment, len(member.y))
         exchange, ends = process.exchanges[assignment.part], process.ends
         smashed = _NONE.gradient
         if exchange.rows:
@@ -338,7 +341,7 @@ class EndsTrainer:
         if process.caches:
             return member.x, member.y
         rng = stream(self._seed, "batches", *assignment.address)
-        rows = list(batches(self._training, len(member.y), rng))[step]
+        rows = list(batches(process.training, len(member.y), rng))[step]
         return member.x[rows], member.y[rows]
 
 

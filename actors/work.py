@@ -15,6 +15,7 @@ from actors.learning.shards import Shards
 from policies.base import Settings
 from policies.method import Method
 from policies.splitting import Split, Topology, Whole
+from policies.training import TrainingPolicy
 from policies.types import Address, Version, stream_seed
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Work(Settings):
     shards: PositiveInt = 1
     tests: PositiveInt | None = None
     lengths: bool = False
+
+    def training(self, assignment: Assignment) -> TrainingPolicy:
+        """Return how a client trains in an assignment."""
+        training = self.method.training
+        return training.shortened(assignment.batches) if assignment.batches else training
 
     @property
     def split(self) -> Split | None:
@@ -96,6 +102,7 @@ class Assignment(NamedTuple):
         cut: Of the encoder's blocks, how many the client computes.
         known: Whether the features of its examples are known, which are then its reply.
         asks: Whether the part ends with a question to the encoder, and not with an update.
+        batches: How many the client takes; 0 for as many as its training asks of it.
     """
 
     address: Address
@@ -106,6 +113,7 @@ class Assignment(NamedTuple):
     cut: int = 0
     known: bool = False
     asks: bool = False
+    batches: int = 0
 
 
 class Order(NamedTuple):

@@ -59,7 +59,7 @@ _SELECTION: Final = "selection/"
 _PAST: Final = "past/"
 _PLAIN: Final = (
     "at", "trained_s", "device_s", "energy_j", "payload_bytes", "uplink_bytes", "accepted",
-    "strength",
+    "strength", "batches",
 )  # fmt: skip
 """Fields of a flight that are plain values."""
 _COUNTS: Final = ("flying", "selections", "points", "in_vain", "ended_s")
@@ -269,7 +269,8 @@ def _flight(
         "legs": flight.legs,
         **{name: getattr(flight, name) for name in _PLAIN},
         "payload": blobs.save(f"payload/{client}/{number}", payload) if payload else None,
-        "talk": flight.talk and split_state.dump_talk(flight.talk, f"{client}/{number}", blobs),
+        "talk": flight.talk
+        and split_state.dump_talk(flight.talk, flight.batches, f"{client}/{number}", blobs),
     }
 
 

@@ -37,9 +37,7 @@ def _batch_s(
     """Return what one batch takes: the device, both ways, and the encoder by itself."""
     rows = min(split.training.batch_size, examples)
     process = Process(split.settings, ends, split.training, rows)
-    device = sum(process.device_flops(part) for part in range(len(process.exchanges) + 1)) / len(
-        process.batches
-    )
+    device = process.all_flops / len(process.batches)
     seconds = fleet.compute(client, 0, now_s, device).end_s - now_s
     for exchange in process.exchanges:
         seconds += split.seconds_of(exchange.flops(ends)) / len(process.batches)

@@ -143,6 +143,16 @@ class Journal:
             detail="kept: features that never change" if waiting.rows else "",
         )
 
+    def forgotten(self, flight: Flight) -> None:
+        """The encoder gives up waiting for a client's gradients."""
+        self._write(
+            "forgotten",
+            client=flight.address.client,
+            number=flight.address.number,
+            base_version=flight.base.number,
+            lineage=flight.base.lineage,
+        )
+
     def arrived(
         self, flight: Flight, admission: Admission | None, verdict: Verdict, *, staleness: int
     ) -> None:

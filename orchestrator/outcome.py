@@ -25,14 +25,19 @@ _MOST_NAMED = 10
 def keep_models(
     out: Path, experiment: Experiment, engine: Engine, runtime: Runtime, holdings: Holdings
 ) -> Vector:
-    """Write the final and the best version; return the values of the final one."""
+    """Write the final and the best version; return all that the final one has learnt."""
     versions, last, best = engine.state.versions, engine.state.last_evaluation, engine.state.best
     if last is None or best is None:
         raise RunError("no version was evaluated")
 
     def made(version: Version, accuracy: float) -> trained.Made:
         message = runtime.fetch(versions.handle(version))
-        return trained.Made(version, accuracy, whole_model(message, engine.schema))
+        weights, encoder = versions.published(version).encoder, None
+        if weights is not None:
+            kept = runtime.fetch(weights.handle).view(np.float32)
+            split = engine.plan.split
+            encoder = kept[: kept.size // 2] if split and split.settings.momentum else kept
+        return trained.Made(version, accuracy, whole_model(message, engine.schema), encoder)
 
     final = made(versions.newest, last[1].accuracy)
     models: dict[trained.Which, trained.Made] = {
@@ -40,7 +45,7 @@ def keep_models(
         "best": made(best[1], best[0]),
     }
     trained.write(out, experiment, holdings, engine.schema, models)
-    return final.vector
+    return final.vector if final.encoder is None else np.concatenate([final.vector, final.encoder])
 
 
 def clients(

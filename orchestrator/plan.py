@@ -60,22 +60,22 @@ class SplitPlan:
         return not any(ends.learns for ends in self.ends.values())
 
     @cached_property
-    def _processes(self) -> dict[tuple[int, int, bool], Process]:
+    def _processes(self) -> dict[tuple[int, int, bool, int], Process]:
         return {}
 
-    def process(self, examples: int, cut: int, *, known: bool) -> Process:
+    def process(self, examples: int, cut: int, *, known: bool, batches: int = 0) -> Process:
         """Return the parts of an assignment.
 
         Args:
             examples: How many the client has.
             cut: Blocks of the encoder that run on its device.
             known: Whether it has their features.
+            batches: How many it takes; 0 for as many as training asks.
         """
-        key = (examples, cut, known)
+        key = (examples, cut, known, batches)
         if key not in self._processes:
-            self._processes[key] = Process(
-                self.settings, self.ends[cut], self.training, examples, known
-            )
+            training = self.training.shortened(batches) if batches else self.training
+            self._processes[key] = Process(self.settings, self.ends[cut], training, examples, known)
         return self._processes[key]
 
 
@@ -162,6 +162,7 @@ class Talk:
         until_s: When the encoder forgets it; None while it is not waiting for an answer.
         held: Blocks of the encoder that the client had before; None if it had nothing of it.
         waits: Whether its question has come and the reply is not on its way yet.
+        forgotten: Whether the encoder has given up waiting for its gradients.
     """
 
     process: Process
@@ -174,6 +175,13 @@ class Talk:
     until_s: float | None = None
     held: int | None = None
     waits: bool = False
+    forgotten: bool = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the batch of the question under way is kept: its gradients come next."""
+        following = self.process.exchanges[self.part + 1 :]
+        return bool(following and following[0].answered)
 
     @property
     def exchange(self) -> Exchange:
@@ -202,6 +210,7 @@ class Flight:
         strength: How strongly.
         corrected: What the client measured of that, by name, once it has arrived.
         talk: What it has exchanged with the encoder; None where it computes the whole model.
+        batches: How many it takes; 0 for as many as training asks.
         finished: What came of the job, once that is known.
         job: The job itself; not part of a checkpoint.
     """
@@ -224,6 +233,7 @@ class Flight:
     strength: float = 0.0
     corrected: Figures = ()
     talk: Talk | None = None
+    batches: int = 0
     finished: Finished | None = None
     job: Pending[Finished] | None = None
 

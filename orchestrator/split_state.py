@@ -103,12 +103,12 @@ def waiting(row: Sequence[Any], split: SplitPlan, finder: Finder) -> Waiting:
     )
 
 
-def dump_talk(talk: Talk, name: str, keeper: Keeper) -> dict[str, Any]:
+def dump_talk(talk: Talk, batches: int, name: str, keeper: Keeper) -> dict[str, Any]:
     """Return an assignment's exchanges as plain data."""
     process = talk.process
     kept = {"carry": talk.carry, "reply": talk.reply, "question": talk.question}
     return {
-        "process": (process.examples, process.ends.blocks, process.known),
+        "process": (process.examples, process.ends.blocks, process.known, batches),
         **{
             what: None if place is None else keeper.save(f"{what}-of/{name}", place)
             for what, place in kept.items()
@@ -119,14 +119,15 @@ def dump_talk(talk: Talk, name: str, keeper: Keeper) -> dict[str, Any]:
         "until_s": talk.until_s,
         "held": talk.held,
         "waits": talk.waits,
+        "forgotten": talk.forgotten,
     }
 
 
 def talk(row: Mapping[str, Any], split: SplitPlan, finder: Finder) -> Talk:
     """Read what `dump_talk` wrote."""
-    examples, cut, known = row["process"]
+    examples, cut, known, batches = row["process"]
     return Talk(
-        split.process(examples, cut, known=known),
+        split.process(examples, cut, known=known, batches=batches),
         part=row["part"],
         carry=finder.place(row["carry"]),
         reply=finder.place(row["reply"]),
@@ -136,6 +137,7 @@ def talk(row: Mapping[str, Any], split: SplitPlan, finder: Finder) -> Talk:
         until_s=row["until_s"],
         held=row["held"],
         waits=row["waits"],
+        forgotten=row["forgotten"],
     )
 
 

@@ -87,7 +87,7 @@ def split_training(
     stages: list[Stage] = [Download(equipment_bytes)] if equipment_bytes else []
     stages.append(Download(model_bytes))
     work = [process.device_flops(part) for part in range(len(process.exchanges) + 1)]
-    total, done = sum(work) or 1.0, 0.0
+    total, done = process.all_flops or 1.0, 0.0
     for part, flops in enumerate(work):
         stages.append(Compute(flops, begin=done / total, end=(done + flops) / total))
         done += flops

@@ -24,6 +24,7 @@ from policies.sparsity import (
 )
 from policies.staleness import Constant, Polynomial, Staleness, StalenessPolicy
 from policies.training import Sgd, Training, TrainingPolicy
+from policies.training.workload import EqualWorkload, Workload
 from policies.update import ModelSchema
 from policies.wire import least_bytes
 
@@ -52,6 +53,7 @@ class Method(Settings):
     staleness: Annotated[Staleness, Field(default_factory=_usual_staleness)]
     correction: Annotated[Correction, Field(default_factory=NoCorrection)]
     pruning: Annotated[Pruning, Field(default_factory=NoPruning)]
+    workload: Workload = EqualWorkload()
 
     def among(self, clients: int) -> Self:
         """Return this method as it is in a fleet of so many clients."""

@@ -16,7 +16,8 @@ from orchestrator.engine.travelling import Travelling
 from orchestrator.plan import Flight, Round, Talk
 from orchestrator.stages import Download, plain_training, split_training
 from policies.selection import Idle
-from policies.types import Address, Arrays, Version, stream
+from policies.training.workload import EqualWorkload
+from policies.types import Address, Arrays, RunError, Version, stream
 
 
 class Asking:
@@ -110,9 +111,13 @@ class Asking:
         """Return an assignment that begins now."""
         state, plan = self._state, self._plan
         examples = int(plan.examples[address.client])
-        talk = self._talk(address.client, examples)
+        cut = self._cut(address.client, examples)
+        batches = self._batches(address.client, examples, cut)
+        talk = self._talk(address.client, examples, cut, batches)
         if talk is None:
-            flops = plan.method.training.flops(examples, plan.forward_flops)
+            training = plan.method.training
+            training = training.shortened(batches) if batches else training
+            flops = training.flops(examples, plan.forward_flops)
             stages = plain_training(shipment.bytes, flops, self._least_bytes)
         else:
             missing = self._missing(address.client, talk)
@@ -120,16 +125,43 @@ class Asking:
         density = self._sending.density(base)
         legs = self._timetable.legs(address, stages, self._clock.now_s(), density)
         trained = state.client_states.current(address.client)
-        return Flight(address, base, trained, held, density, stages, legs, talk=talk)
+        return Flight(
+            address, base, trained, held, density, stages, legs, talk=talk, batches=batches
+        )
 
-    def _talk(self, client: int, examples: int) -> Talk | None:
+    def _cut(self, client: int, examples: int) -> int:
+        """Return how many of the encoder's blocks a client computes; 0 without an encoder."""
+        split = self._plan.split
+        if split is None:
+            return 0
+        return shortest(split, self._fleet, client, examples, self._clock.now_s())
+
+    def _batches(self, client: int, examples: int, cut: int) -> int:
+        """Return how many batches a client takes; 0 for as many as training asks."""
+        plan = self._plan
+        training, workload = plan.method.training, plan.method.workload
+        if isinstance(workload, EqualWorkload):
+            return 0
+        asked = training.batches(examples)
+        if plan.split is None:
+            flops = training.flops(examples, plan.forward_flops)
+        else:
+            flops = plan.split.process(examples, cut, known=plan.split.caches).all_flops
+        taken = workload.batches(asked, self._fleet.nominal_s(client, flops) / max(asked, 1))
+        if not 0 < taken <= asked:
+            raise RunError(
+                f"method.workload {workload.kind} must give a client between 1 and the {asked} "
+                f"batches that it is asked for, got {taken}."
+            )
+        return 0 if taken == asked else taken
+
+    def _talk(self, client: int, examples: int, cut: int, batches: int) -> Talk | None:
         """Return the exchanges that an assignment begins; None without an encoder."""
         split, encoder = self._plan.split, self._state.encoder
         if split is None or encoder is None:
             return None
         reply = encoder.features.get(client)
-        cut = shortest(split, self._fleet, client, examples, self._clock.now_s())
-        process = split.process(examples, cut, known=reply is not None)
+        process = split.process(examples, cut, known=reply is not None, batches=batches)
         return Talk(process, reply=reply, held=encoder.equipped.get(client))
 
     def _missing(self, client: int, talk: Talk) -> int:

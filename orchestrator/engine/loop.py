@@ -181,8 +181,7 @@ class Engine:
             if state.in_vain > most_in_vain:
                 raise RunError(self._nowhere())
             self.clock.reach(event.time_s)
-            if not self._is_of_the_past(event):
-                self._handlers[event.kind](event)
+            self._handlers[event.kind](event)
         if state.stopped is None:
             raise RunError(self._nobody())
 
@@ -211,17 +210,13 @@ class Engine:
 
     def _needed_of(self, event: Event) -> Pending[Any] | None:
         """Return what an event of an assignment's needs."""
-        flight = self.state.flights.get(event.address)
-        if flight is None or event.kind is Kind.LEAVE:
+        flight = self.state.flights[event.address]
+        if event.kind is Kind.LEAVE:
             return None
         if event.kind is not Kind.STAGE:
             return flight.job
         computing = isinstance(flight.stages[flight.at], Compute)
         return flight.job if computing and self.clock.kind == "wall" else None
-
-    def _is_of_the_past(self, event: Event) -> bool:
-        """Say whether an event is of an assignment that the encoder has forgotten meanwhile."""
-        return event.kind in _OF_FLIGHTS and event.address not in self.state.flights
 
     def in_order(self, event: Event) -> bool:
         """Say whether an event's turn has come; versions are published and known in order."""

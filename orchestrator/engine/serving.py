@@ -57,9 +57,12 @@ class Serving:
         entropy = talk.process.entropy_bytes(exchange)
         self._state.ledger.uplink_entropy_bytes += entropy
         self._journal.asked(flight, exchange, question, entropy)
+        if talk.forgotten:
+            self._taking.lose(flight, Reason.TIMED_OUT)
+            return
         self._encoder.queue.append(self._waiting(flight, talk, question))
         talk.until_s = None
-        if exchange.rows:
+        if talk.is_kept:
             talk.question, talk.brought = question, exchange
         talk.waits = True
         if not exchange.returns:
@@ -148,19 +151,17 @@ class Serving:
         self._call()
 
     def _reply(self, flight: Flight, waiting: Waiting, reply: Place, verdict: Verdict) -> None:
-        """Send a client its reply, or turn it away."""
+        """Send a client its reply, or turn it away; who waits for none has gone on."""
+        if not waiting.exchange.returns:
+            return
         if not verdict.accepted:
             self._taking.turn_away(flight, verdict)
             return
-        if not waiting.exchange.returns:
-            return
         talk, encoder = _talk(flight), self._encoder
-        if waiting.exchange.rows:
-            talk.weights = encoder.weights
         if waiting.rows:
             encoder.features[flight.address.client] = reply
-        following = talk.process.exchanges[talk.part + 1 :]
-        if following and following[0].answers:
+        if talk.is_kept:
+            talk.weights = encoder.weights
             talk.until_s = self._clock.now_s() + self._split.settings.timeout
             self._turns.push(Event(talk.until_s, Kind.EXPIRE, *flight.address))
         entropy = talk.process.entropy_bytes(waiting.exchange, reply=True)
@@ -170,10 +171,14 @@ class Serving:
     # ------------------------------------------------------------ forgetting
 
     def on_expire(self, event: Event) -> None:
-        """Forget what was computed for a client that has not answered."""
+        """Forget what was computed for a client that has not answered; it learns of it later."""
         flight = self._state.flights.get(event.address)
-        if flight is not None and flight.talk is not None and flight.talk.until_s == event.time_s:
-            self._taking.lose(flight, Reason.TIMED_OUT)
+        talk = None if flight is None else flight.talk
+        if flight is None or talk is None or talk.until_s != event.time_s:
+            return  # it has answered, or is no more
+        talk.question = talk.weights = talk.until_s = None
+        talk.forgotten = True
+        self._journal.forgotten(flight)
 
 
 def _talk(flight: Flight) -> Talk:

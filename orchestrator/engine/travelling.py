@@ -54,7 +54,9 @@ class Travelling:
         """Hand a flight's work to the runtime."""
         versions, teacher = self._state.versions, flight.teacher
         fault, talk = self._faults.get(flight.address, ""), flight.talk
-        assignment = Assignment(flight.address, flight.base, fault, flight.strength)
+        assignment = Assignment(
+            flight.address, flight.base, fault, flight.strength, batches=flight.batches
+        )
         if talk is not None:
             assignment = assignment._replace(
                 part=talk.part,

@@ -256,6 +256,10 @@ class Fleet:
         seconds = float(flops / self._flops[client]) * factor / profile.speedup(density)
         return through(start_s, seconds, until(self._windows(client, {"paused"}), until_s))
 
+    def nominal_s(self, client: int, flops: float) -> float:
+        """Return what a dense model's work takes a client's device without jitter or absences."""
+        return float(flops / self._flops[client])
+
     def compute_j(self, client: int, seconds: float) -> float:
         """Return the joules of `seconds` of computing."""
         return self.profile_of(client).compute_watts * seconds

@@ -137,7 +137,8 @@ class RayRuntime:
             actor = shell.options(**ONCE_MORE, **reserving(wanted)).remote(*arguments)
             workers.append(Worker(name, actor, by, cell=cell))
         told = (settings, list(paths), holdings.shape)
-        served = ray.remote(EncoderActor).options(num_cpus=0, **ONCE_MORE)
+        gpus = 0.0 if work.split is None else work.split.num_gpus
+        served = ray.remote(EncoderActor).options(num_cpus=0, num_gpus=gpus, **ONCE_MORE)
         replicas = 0 if work.split is None else work.split.replicas
         self._encoders = [served.remote(*told) for _ in range(replicas)]
         self._actors = [self._evaluator, *self._encoders, *(worker.actor for worker in workers)]

@@ -99,11 +99,13 @@ class Made(NamedTuple):
         version: Which it is.
         accuracy: What its test found.
         vector: Parameters and buffers, shape (P + B,).
+        encoder: What an encoder of its own has learnt, shape (E,); None if it has none.
     """
 
     version: Version
     accuracy: float
     vector: Vector
+    encoder: Vector | None = None
 
 
 def write(
@@ -148,7 +150,11 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for which, one in models.items():
         partial = folder / f"{which}.tmp"
-        save_file(_tensors(one.vector, schema), partial, metadata={"format": "pt"})
+        tensors = _tensors(one.vector, schema)
+        if one.encoder is not None:
+            _, body = experiment.work().build_halves(holdings.shape)
+            tensors |= _tensors(one.encoder, body.schema)
+        save_file(tensors, partial, metadata={"format": "pt"})
         partial.replace(weights(folder, which))
     partial = folder / "model.tmp"
     partial.write_text(card.text(), encoding="utf-8")

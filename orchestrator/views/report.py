@@ -159,6 +159,7 @@ def _about(settings: Mapping[str, Any]) -> str:
     uplink = of("method.uplink.kind")
     method = [kind for kind in kinds if kind not in {"", "none"}]
     method += [f"{uplink} uplink"] if uplink else []
+    method += [f"split, {of('topology.gradient.kind')}"] * (of("topology.kind") == "split")
     said = {
         "data": ", ".join(filter(None, (of("data.source"), of("data.partition.kind")))),
         "model": ", ".join(filter(None, (of("model.kind"), of("model.encoder.kind")))),

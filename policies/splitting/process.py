@@ -207,6 +207,11 @@ class Process:
             return work + self._own_training() if self.caches else work
         return work + self._asking(asked[part])
 
+    @cached_property
+    def all_flops(self) -> float:
+        """Return the device's work in all parts."""
+        return sum(self.device_flops(part) for part in range(len(self.exchanges) + 1))
+
     def _own_training(self) -> float:
         """Return the work of training the tail on features."""
         return self.training.flops(self.examples, self.ends.tail_flops)

@@ -34,6 +34,7 @@ class Split(Settings):
         batch: Examples in one pass of an encoder at the most; what waits longest goes first.
         timeout: How long the encoder keeps what it has computed for a client's answer.
         flops: Speed of each replica, FLOP/s; the server's if left out.
+        num_gpus: What Ray reserves for each replica, which then computes on that GPU.
     """
 
     kind: Literal["split"] = "split"
@@ -47,3 +48,4 @@ class Split(Settings):
     batch: PositiveInt = 64
     timeout: Annotated[Seconds, Field(gt=0)] = 600.0
     flops: Annotated[Flops, Field(gt=0)] | None = None
+    num_gpus: NonNegativeFloat = 0.0

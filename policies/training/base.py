@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -107,6 +107,14 @@ class TrainingPolicy(Policy):
             return [whole] * self.epochs
         passes, rest = divmod(self.steps, whole)
         return [whole] * passes + [rest] * bool(rest)
+
+    def batches(self, examples: int) -> int:
+        """Return how many batches an assignment takes."""
+        return sum(self.passes(examples))
+
+    def shortened(self, batches: int) -> Self:
+        """Return the same for an assignment of so many batches; the first of those of the whole."""
+        return self.model_copy(update={"steps": batches})
 
     def examples_seen(self, examples: int) -> int:
         """Return how many examples an assignment looks at, repeats counted."""

@@ -6,6 +6,8 @@ so that loading a version, stepping and reporting are single operations on conti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -51,6 +53,18 @@ class FlatModel:
         self.chain = Chain.of(module, [p for _, p in named])
         self._counts = [(b, b.clone()) for b in counted]
 
+    def to(self, device: torch.device) -> None:
+        """Move the module and its vectors to a device."""
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.grad = None
+        self.module.to(device)
+        self.params, self.grads = self.params.to(device), self.grads.to(device)
+        self.buffers = self.buffers.to(device)
+        averaged = [b for b in self.module.buffers() if b.is_floating_point()]
+        _bind(trained, self.params, self.grads)
+        _bind(averaged, self.buffers, None)
+
     def load(self, params: Vector, buffers: Vector) -> None:
         """Take a whole model, shapes (P,) and (B,); the vectors are copied, never kept."""
         if params.size != self.schema.parameters or buffers.size != self.schema.buffers:
@@ -77,7 +91,7 @@ def layer_weights(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: own[name] for name in names if name in own}
 
 
-def _bind(tensors: list[torch.Tensor], flat: torch.Tensor, grads: torch.Tensor | None) -> None:
+def _bind(tensors: Sequence[torch.Tensor], flat: torch.Tensor, grads: torch.Tensor | None) -> None:
     """Move `tensors` into consecutive views of `flat`, and their gradients into `grads`."""
     start = 0
     for tensor in tensors:

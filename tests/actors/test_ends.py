@@ -340,3 +340,35 @@ def test_work_of_parts_adds_up() -> None:
         total = sum(process.device_flops(part) for part in range(len(process.exchanges) + 1))
         assert batch_sizes(settings.method.training, 20) == [8, 8, 4]
         assert total == 20 * (3 * ends.tail_flops + (3 if forward else 1) * ends.head_flops)
+
+
+def test_a_model_that_has_moved_is_still_one_vector() -> None:
+    """After a move between devices every parameter and gradient is a view again."""
+    _, body = work().build_halves(SHAPE)
+    before = body.params.clone()
+    body.to(torch.device("cpu"))
+    assert torch.equal(body.params, before)
+    body.params.add_(1.0)
+    first = next(body.module.parameters())
+    assert torch.equal(first.flatten(), before[: first.numel()] + 1.0)
+    body.module(torch.zeros(2, 5)).sum().backward()
+    assert body.grads.abs().sum() > 0
+
+
+def test_nothing_of_the_examples_is_sent_as_it_is() -> None:
+    """A question holds activations and answers: neither inputs nor labels are among its numbers."""
+    x, y = examples(16)
+    talk = Talk(work(gradient={"kind": "forward-difference", "directions": 2}))
+    talk.train(x, y)
+    exact = Talk(work())
+    exact.train(x, y)
+    for one in (talk, exact):
+        exchanges = one.ends.process(Assignment(ADDRESS, V0), 16).exchanges
+        ends = one.work.model.ends(SHAPE)
+        for exchange, question in zip(exchanges, one.questions, strict=True):
+            names = {t.name.split(".")[0] for t in exchange.question(ends).tensors}
+            assert names <= {"smashed", "gradient", "differences"}
+            read = decode(question, exchange.question(ends))
+            sent = np.concatenate([read.content.values, read.buffers])
+            assert not np.isin(x.numpy(), sent).any()
+            assert not any(np.array_equal(sent[i : i + 8], y.numpy()[:8]) for i in range(sent.size))

@@ -70,7 +70,16 @@ class Parts(ModelPolicy):
         from torch import nn
 
         a, b, c, d, e, f = self.widths(shape)
-        whole = nn.Module()
+
+        class Whole(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                s = self.embedding(x)
+                for block in self.blocks:
+                    s = block(s)
+                logits: Tensor = self.tail(self.pool(s))
+                return logits
+
+        whole = Whole()
         whole.embedding = nn.Sequential(nn.Flatten(), nn.Linear(a, b), nn.Tanh())
         whole.blocks = nn.ModuleList([nn.Sequential(nn.Linear(b, c), nn.Tanh()), nn.Linear(c, d)])
         whole.pool = nn.Linear(d, e)

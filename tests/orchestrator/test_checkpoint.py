@@ -45,6 +45,11 @@ VARIETY = (
     ("faults=[{fault: garbage, client: 2}, {fault: not-finite, client: 3}]",),
     ("clock=virtual", "method.uplink.kind=dense", "method.concurrency=6"),
     ("method.selection={kind: oort, pacer_window: 2}",),
+    (
+        "fleet.mix=[{profile: flagship-phone}, {profile: budget-phone}]",
+        "method.training={kind: sgd, batch_size: 5, epochs: 2}",
+        "method.workload={kind: timed, seconds: 2us, least: 2}",
+    ),
     ("method.selection.kind=pisces", "method.aggregation.size=2"),
     (
         "data={source: digits, train_examples: 240, holdout: 200}",

@@ -30,6 +30,7 @@ from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
 from policies.splitting.activations import ActivationPolicy
 from policies.staleness import StalenessPolicy
 from policies.training import TrainingPolicy
+from policies.training.workload import WorkloadPolicy
 
 class Activation(ActivationPolicy):
     knob: PositiveInt
@@ -108,6 +109,10 @@ class Uplink(UplinkPolicy):
     def sends(self): return "delta"
     def compress(self, weights, base, state, rng): raise NotImplementedError
 
+class Workload(WorkloadPolicy):
+    knob: PositiveInt
+    def batches(self, asked, batch_s): return self.knob
+
 class Buffer(FedBuff):
     knob: PositiveInt = 1
 
@@ -139,6 +144,7 @@ PLACES = {
     "Staleness": "method.staleness",
     "Training": "method.training",
     "Uplink": "method.uplink",
+    "Workload": "method.workload",
 }
 
 INSIDE = {
