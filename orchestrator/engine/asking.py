@@ -14,10 +14,10 @@ from orchestrator.engine.context import Context
 from orchestrator.engine.sending import Sending
 from orchestrator.engine.travelling import Travelling
 from orchestrator.plan import Flight, Round, Talk
+from orchestrator.portions import Portions
 from orchestrator.stages import Download, plain_training, split_training
 from policies.selection import Idle
-from policies.training.workload import EqualWorkload
-from policies.types import Address, Arrays, RunError, Version, stream
+from policies.types import Address, Arrays, Version, stream
 
 
 class Asking:
@@ -35,6 +35,10 @@ class Asking:
         self._turns = context.turns
         self._timetable = context.timetable
         self._journal = context.journal
+        plan = context.plan
+        self._portions = Portions(
+            plan.method.workload, plan.method.training, plan.forward_flops, plan.split
+        )
 
     def ask(self) -> None:
         """Ask for clients once everything else of this moment is done."""
@@ -112,12 +116,10 @@ class Asking:
         state, plan = self._state, self._plan
         examples = int(plan.examples[address.client])
         cut = self._cut(address.client, examples)
-        batches = self._batches(address.client, examples, cut)
+        batches = self._portions.batches(self._fleet, address.client, examples, cut)
         talk = self._talk(address.client, examples, cut, batches)
         if talk is None:
-            training = plan.method.training
-            training = training.shortened(batches) if batches else training
-            flops = training.flops(examples, plan.forward_flops)
+            flops = self._portions.flops(examples, batches)
             stages = plain_training(shipment.bytes, flops, self._least_bytes)
         else:
             missing = self._missing(address.client, talk)
@@ -135,25 +137,6 @@ class Asking:
         if split is None:
             return 0
         return shortest(split, self._fleet, client, examples, self._clock.now_s())
-
-    def _batches(self, client: int, examples: int, cut: int) -> int:
-        """Return how many batches a client takes; 0 for as many as training asks."""
-        plan = self._plan
-        training, workload = plan.method.training, plan.method.workload
-        if isinstance(workload, EqualWorkload):
-            return 0
-        asked = training.batches(examples)
-        if plan.split is None:
-            flops = training.flops(examples, plan.forward_flops)
-        else:
-            flops = plan.split.process(examples, cut, known=plan.split.caches).all_flops
-        taken = workload.batches(asked, self._fleet.nominal_s(client, flops) / max(asked, 1))
-        if not 0 < taken <= asked:
-            raise RunError(
-                f"method.workload {workload.kind} must give a client between 1 and the {asked} "
-                f"batches that it is asked for, got {taken}."
-            )
-        return 0 if taken == asked else taken
 
     def _talk(self, client: int, examples: int, cut: int, batches: int) -> Talk | None:
         """Return the exchanges that an assignment begins; None without an encoder."""

@@ -19,6 +19,7 @@ from orchestrator.experiment import Experiment
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import Node
 from orchestrator.plan import SplitPlan
+from orchestrator.portions import Portions
 from orchestrator.views.fleet_view_cells import CellView, cells
 from orchestrator.views.fleet_view_data import Data, data
 from orchestrator.views.fleet_view_day import Day, day
@@ -108,7 +109,7 @@ def look(
     known = data(holdings, federated=experiment.evaluate.kind == "federated")
     carried = sizes(experiment, shape)
     split = SplitPlan.of(experiment, shape)
-    took = work(fleet, kinds, _load(experiment, shape, known, carried, split))
+    took = work(fleet, kinds, _load(experiment, fleet, shape, known, carried, split))
     if split is not None:
         parameters = split.ends[min(split.ends)].parameters
         kinds = [_fitted(group, one) for group, one in zip(kinds, took, strict=True)]
@@ -136,6 +137,7 @@ def look(
 
 def _load(
     experiment: Experiment,
+    fleet: Fleet,
     shape: DataShape,
     known: Data | None,
     carried: Sizes,
@@ -143,26 +145,30 @@ def _load(
 ) -> Load:
     """Return what clients are asked for."""
     examples = None if known is None else known.sizes
+    method, forward = experiment.method, float(experiment.model.forward_flops(shape))
+    portions = Portions(method.workload, method.training, forward, split)
     if split is not None:
         if examples is None:
             raise ExperimentError(
                 "topology split needs clients whose examples are known: no silos."
             )
-        return Load(carried, None, Courses(split, examples, carried, experiment.seed))
+        return Load(carried, None, Courses(split, examples, carried, experiment.seed, portions))
     lessons = None
     if at_clients(experiment.method):
         lessons = Lessons(experiment, shape, examples)
-    return Load(carried, _flops(experiment, shape, examples), lessons=lessons)
+    return Load(carried, _flops(fleet, examples, portions), lessons=lessons)
 
 
-def _flops(experiment: Experiment, shape: DataShape, examples: Positions | None) -> Reals | None:
+def _flops(fleet: Fleet, examples: Positions | None, portions: Portions) -> Reals | None:
     """Return the work of one update of each client, shape (clients,)."""
     if examples is None:
         return None
-    training, forward = experiment.method.training, float(experiment.model.forward_flops(shape))
-    different, place = np.unique(examples, return_inverse=True)
-    flops: Reals = np.array([training.flops(int(n), forward) for n in different])[place]
-    return flops
+    if portions.equal:
+        different, place = np.unique(examples, return_inverse=True)
+        flops: Reals = np.array([portions.flops(int(n), 0) for n in different])[place]
+        return flops
+    taken = (portions.batches(fleet, client, int(n)) for client, n in enumerate(examples))
+    return np.array([portions.flops(int(n), k) for n, k in zip(examples, taken, strict=True)])
 
 
 def _fitted(group: Group, work: Work) -> Group:

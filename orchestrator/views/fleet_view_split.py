@@ -13,6 +13,7 @@ import numpy as np
 from orchestrator.cuts import shortest
 from orchestrator.fleet import Fleet
 from orchestrator.plan import SplitPlan
+from orchestrator.portions import Portions
 from orchestrator.stages import Stage, split_training
 from orchestrator.views.fleet_view_groups import Typical
 from orchestrator.views.fleet_view_walk import Doing, Hop, Sizes, Start, Walk
@@ -97,9 +98,18 @@ class Courses:
         examples: Of each client, shape (clients,).
         carried: What crosses a link besides questions and replies.
         seed: The experiment's.
+        portions: How much of what is asked each does.
     """
 
-    def __init__(self, split: SplitPlan, examples: Positions, carried: Sizes, seed: int) -> None:
+    def __init__(
+        self,
+        split: SplitPlan,
+        examples: Positions,
+        carried: Sizes,
+        seed: int,
+        portions: Portions,
+    ) -> None:
+        self._portions = portions
         self._split = split
         self._examples = examples
         self._carried = carried
@@ -110,13 +120,13 @@ class Courses:
         """Return a client's first assignment, if it began now, and a later one."""
         split, examples = self._split, int(self._examples[start.client])
         cut = shortest(split, fleet, start.client, examples, start.at_s)
-        return (
-            self._course(cut, examples, split.ends[cut].equipment_bytes, known=False),
-            self._course(cut, examples, 0, known=split.caches),
-        )
+        batches = self._portions.batches(fleet, start.client, examples, cut)
+        first = split.process(examples, cut, known=False, batches=batches)
+        later = split.process(examples, cut, known=split.caches, batches=batches)
+        once_bytes = split.ends[cut].equipment_bytes
+        return self._course(cut, first, once_bytes), self._course(cut, later, 0)
 
-    def _course(self, cut: int, examples: int, once_bytes: int, *, known: bool) -> Course:
-        process = self._split.process(examples, cut, known=known)
+    def _course(self, cut: int, process: Process, once_bytes: int) -> Course:
         down, least, _ = self._carried
         stages = split_training(down, once_bytes, process, least)
         return Course(cut, stages, self._hops(process), once_bytes)

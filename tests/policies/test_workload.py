@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.views.fleet_view import look
 from policies.training import Sgd
 from policies.training.workload import EqualWorkload, TimedWorkload
 
@@ -72,3 +73,16 @@ def test_slow_devices_do_less(small: Any, ran: Any) -> None:
     long = [r["device_s"] for r in whole.of("arrived") if names[r["client"]] == "slow"]
     assert took.mean() < 0.6 * np.mean(long)
     assert found.digest != whole.digest
+
+
+def test_the_fleet_view_counts_on_it(small: Any) -> None:
+    """A slow kind of client is forecast to compute about the time, a fast one all its work."""
+    timed, whole = look(small(*TIMED)), look(small(*TIMED, "method.workload.kind=equal"))
+    by_name = {
+        group.profile.name: took for group, took in zip(timed.groups, timed.work, strict=True)
+    }
+    before = {
+        group.profile.name: took for group, took in zip(whole.groups, whole.work, strict=True)
+    }
+    assert by_name["slow"].compute_s.median <= 0.1 < before["slow"].compute_s.median
+    assert by_name["fast"].compute_s.median == before["fast"].compute_s.median
