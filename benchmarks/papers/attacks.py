@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
-from policies.splitting.halves_torch import losses
+from policies.splitting.halves_torch import learn_tail, losses
 
 Array = npt.NDArray[Any]
 
@@ -116,34 +116,44 @@ def ssim(found: Array, true: Array) -> float:
 # ------------------------------------------------------------------ labels
 
 
-def by_gradient(tail: nn.Module, weight: Tensor, z: Tensor, gradient: Tensor) -> Array:
+def by_gradient(tail: nn.Module, z: Tensor, gradient: Tensor) -> Array:
     """Return the labels that explain gradients dL/dz best.
 
     For a linear tail, dL/dz is ``(p - e_y) @ W / n`` with p the softmax of the tail. The encoder's
     side knows z, W and p, so that there are as many candidates as classes; the nearest is taken.
-    Of a gradient with zeros only what was sent is compared.
+    Of a gradient that was sent in part only that part is compared.
 
     Args:
-        tail: As it was published.
-        weight: W, shape (classes, features).
+        tail: What the client has, as far as is known: one linear layer.
         z: The features that were sent to the client, shape (n, features).
         gradient: What came back, shape (n, features).
 
     Source:
-        That gradients give labels away: Li et al. 2021, arXiv:2102.08504, who look at two classes
-        and no knowledge of the tail.
+        That gradients give labels away: Li et al. 2021, arXiv:2102.08504, of two classes.
     """
+    weight = next(p for p in tail.parameters() if p.ndim == 2)
     with torch.no_grad():
         p = functional.softmax(tail(z), dim=1)
         outcomes = p[:, None, :] - torch.eye(p.shape[1])
         expected = outcomes @ weight / len(z)
-        apart = (expected - gradient[:, None, :]) * (gradient != 0)[:, None, :]
+        told = gradient != 0
+        told |= ~told.any(dim=1, keepdim=True)  # all zero: the label is what the tail is sure of
+        apart = (expected - gradient[:, None, :]) * told[:, None, :]
         found: Array = (apart**2).sum(dim=2).argmin(dim=1).numpy()
     return found
 
 
-ROUNDING: Final = 3e-7
-"""Error of a difference of two losses in float32, about; deviation."""
+def follow(tail: nn.Module, lr: float, z: Tensor, y: Array) -> None:
+    """Take the step of plain SGD that a client's tail takes, if these are its labels."""
+    tail.zero_grad()
+    learn_tail(tail, z, torch.from_numpy(y))
+    with torch.no_grad():
+        for p in tail.parameters():
+            p.sub_(p.grad, alpha=lr)
+
+
+ROUNDING: Final = 2e-7
+"""Error of a difference of losses in float32, about: deviation over the mean loss."""
 LIKELY: Final = 3000
 """Labellings of each half of a batch that are tried by their own likelihood."""
 NEAR: Final = 4
@@ -175,6 +185,7 @@ class Scalars:
             for row in z
         ]
         moved = torch.stack(looks[1:]) - looks[0]  # (q, classes, n)
+        self._error = ROUNDING * max(float(looks[0].mean()), 1.0)
         self._steps = moved.permute(2, 1, 0).double().numpy() / self._n  # (n, classes, q)
         self._told = scalars.astype(np.float64)
         self._prior = prior
@@ -191,7 +202,9 @@ class Scalars:
         if self._n <= 5:
             sums, priors = self._sums(0, self._n)
             off = ((sums - self._told) ** 2).sum(axis=1)
-            return self._digits(int((weight * priors - off / (2 * ROUNDING**2)).argmax()), self._n)
+            return self._digits(
+                int((weight * priors - off / (2 * self._error**2)).argmax()), self._n
+            )
         pairs = [self._meeting()]
         if weight:
             pairs.append(self._likeliest())
@@ -201,7 +214,7 @@ class Scalars:
     def _score(self, labels: Array, weight: float) -> float:
         rows = np.arange(self._n)
         off = ((self._steps[rows, labels].sum(axis=0) - self._told) ** 2).sum()
-        return float(weight * self._prior[rows, labels].sum() - off / (2 * ROUNDING**2))
+        return float(weight * self._prior[rows, labels].sum() - off / (2 * self._error**2))
 
     def _meeting(self) -> Array:
         """Return the labels whose halves meet best in the first directions, then in all."""
@@ -224,7 +237,7 @@ class Scalars:
         lefts, rights = (np.argsort(-p)[:LIKELY] for p in (left_prior, right_prior))
         want, have = self._told - left[lefts], right[rights]
         off = (want**2).sum(axis=1)[:, None] + (have**2).sum(axis=1) - 2 * want @ have.T
-        score = left_prior[lefts][:, None] + right_prior[rights] - off / (2 * ROUNDING**2)
+        score = left_prior[lefts][:, None] + right_prior[rights] - off / (2 * self._error**2)
         i, j = np.unravel_index(int(score.argmax()), score.shape)
         return self._joined(int(lefts[i]), int(rights[j]), half)
 
