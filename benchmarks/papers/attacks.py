@@ -6,7 +6,7 @@ own. None is the strongest that there is: they show what leaks at least.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -25,11 +25,12 @@ Array = npt.NDArray[Any]
 
 # ------------------------------------------------------------------ pictures
 
-LINEAR: Final = (1e-7, 1e-5, 1e-3, 1e-2, 1e-1, 1.0)
-GAUSSIAN: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES: Final = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 WIDTHS: Final = (0.3, 1.0)
 """Of the Gaussian kernel: over the median squared distance."""
 FOLDS: Final = 5
+COMPONENTS: Final = 100
+"""Of images, by which kernels are chosen."""
 
 
 def rebuilt(known: Array, images: Array, seen: Array) -> Array:
@@ -53,29 +54,34 @@ def rebuilt(known: Array, images: Array, seen: Array) -> Array:
     known = (known - centre).astype(np.float64)
     seen = (seen - centre).astype(np.float64)
     inner, across = known @ known.T, seen @ known.T
-    kernels = list(_kernels(inner, across, (seen**2).sum(axis=1)))
     held = len(known) // FOLDS
-    best: tuple[float, Array] | None = None
-    for own, other, ridges in kernels:
-        for ridge in ridges:
-            found = _solved(own[held:, held:], own[:held, held:], images[held:] - mean, ridge)
-            error = float(((found + mean - images[:held]) ** 2).mean())
+    few = _few(images - mean)
+    best: tuple[float, Array, Array, float] | None = None
+    for own, other in _kernels(inner, across, (seen**2).sum(axis=1)):
+        for ridge in RIDGES:
+            found = _solved(own[held:, held:], own[:held, held:], few[held:], ridge)
+            error = float(((found - few[:held]) ** 2).mean())
             if best is None or error < best[0]:
-                best = (error, _solved(own, other, images - mean, ridge) + mean)
+                best = (error, own, other, ridge)
     assert best is not None  # noqa: S101  # there are kernels
-    return np.clip(best[1], 0, 1)
+    return np.clip(_solved(best[1], best[2], images - mean, best[3]) + mean, 0, 1)
 
 
-def _kernels(
-    inner: Array, across: Array, squares: Array
-) -> Iterator[tuple[Array, Array, Sequence[float]]]:
-    """Yield a kernel among the attacker's, one from the victims' to these, and its ridges."""
-    yield inner, across, LINEAR
+def _few(images: Array) -> Array:
+    """Return images by their first components, which are enough to choose by."""
+    _, found = np.linalg.eigh(images.T @ images)
+    few: Array = images @ found[:, -COMPONENTS:]
+    return few
+
+
+def _kernels(inner: Array, across: Array, squares: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield kernels among the attacker's, and from the victims' to these."""
+    yield inner, across
     own = np.diag(inner)[:, None] + np.diag(inner) - 2 * inner
     other = squares[:, None] + np.diag(inner) - 2 * across
     middle = float(np.median(own))
     for width in WIDTHS:
-        yield np.exp(-width * own / middle), np.exp(-width * other / middle), GAUSSIAN
+        yield np.exp(-width * own / middle), np.exp(-width * other / middle)
 
 
 def _solved(own: Array, other: Array, targets: Array, ridge: float) -> Array:
