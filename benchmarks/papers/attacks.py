@@ -195,6 +195,7 @@ class Scalars:
         self._steps = moved.permute(2, 1, 0).double().numpy() / self._n  # (n, classes, q)
         self._told = scalars.astype(np.float64)
         self._prior = prior
+        self._met: Array | None = None
 
     def alone(self) -> Array:
         """Return the labels by the scalars alone."""
@@ -211,7 +212,9 @@ class Scalars:
             return self._digits(
                 int((weight * priors - off / (2 * self._error**2)).argmax()), self._n
             )
-        pairs = [self._meeting()]
+        if self._met is None:
+            self._met = self._meeting()  # both ways begin with it, and it takes longest
+        pairs = [self._met]
         if weight:
             pairs.append(self._likeliest())
         scored = [(self._score(labels, weight), tuple(labels)) for labels in pairs]
