@@ -151,7 +151,7 @@ def write(
     for which, one in models.items():
         partial = folder / f"{which}.tmp"
         tensors = _tensors(one.vector, schema)
-        if one.encoder is not None:
+        if one.encoder is not None and one.encoder.size:
             _, body = experiment.work().build_halves(holdings.shape)
             tensors |= _tensors(one.encoder, body.schema)
         save_file(tensors, partial, metadata={"format": "pt"})

@@ -202,9 +202,19 @@ def test_the_encoder_learns(small: Any, ran: Any) -> None:
     assert 0 < newest_version.encoder.version <= encoder.weights.version
 
 
-def test_what_the_encoder_has_learnt_is_kept(small: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "parts"),
+    [
+        ((), {"embedding", "blocks", "pool", "tail"}),
+        ((HEADLESS,), {"blocks", "tail"}),
+        ((FROZEN,), {"tail"}),
+    ],
+)
+def test_what_the_encoder_has_learnt_is_kept(
+    how: tuple[str, ...], parts: set[str], small: Any, tmp_path: Path
+) -> None:
     """The model that a run leaves is whole: taken up, it is as good as its last test found."""
-    experiment = small(*SPLIT, topology(momentum=0.5), "evaluate.every_versions=3")
+    experiment = small(*SPLIT, topology(momentum=0.5), *how, "evaluate.every_versions=3")
     summary = run(Request(experiment, tmp_path / "run", in_process=True), Console(file=StringIO()))
     module = take_up(tmp_path / "run" / "model")
     data = hold(experiment.data, 6, experiment.seed).data
@@ -212,7 +222,7 @@ def test_what_the_encoder_has_learnt_is_kept(small: Any, tmp_path: Path) -> None
     right = logits.argmax(dim=1).numpy() == data.y_test
     assert right.mean() == pytest.approx(summary.final_accuracy)
     found = load_file(tmp_path / "run" / "model" / "final.safetensors")
-    assert {name.split(".")[0] for name in found} == {"embedding", "blocks", "pool", "tail"}
+    assert {name.split(".")[0] for name in found} == parts
 
 
 def test_waiting_questions_go_in_one_pass(small: Any, ran: Any) -> None:
