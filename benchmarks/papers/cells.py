@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
@@ -146,6 +145,10 @@ class Cell:
         found = [self.seed, self.settings, numerics(), metadata.version("latecomer")]
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
+    def measure(self, root: str | None) -> Record:
+        """Run it in this process; return what is kept of it."""
+        return measure(self, root)
+
 
 # ------------------------------------------------------------------ one cell
 
@@ -168,7 +171,7 @@ def measure(cell: Cell, root: str | None) -> Record:
         try:
             summary = run(Request(experiment, out, in_process=True), Console(file=nowhere))
         except RunError as error:
-            return _record(cell, began, failed=str(error))
+            return noted(cell, began, failed=str(error))
         rows = pq.read_table(out / "events.parquet").to_pylist()
     not_finite = sum(row["reason"] == "not_finite" for row in rows if row["kind"] == "arrived")
     if not_finite or summary.stopped_by == "not_finite":
@@ -182,19 +185,27 @@ def measure(cell: Cell, root: str | None) -> Record:
                 f"{refused} refused"
             )
     shape = experiment.data.shape()
-    return _record(
+    return noted(
         cell,
         began,
         failed=failed,
         parameters=experiment.model.parameters(shape),
         summary={name: _short(getattr(summary, name)) for name in KEPT},
         payloads=_payloads(rows),
+        hops=_hops(rows),
         curve=_curve(rows),
         measures=_measures(rows),
     )
 
 
-def _record(cell: Cell, began: float, **more: Any) -> Record:
+def noted(cell: Cell, began: float, **more: Any) -> Record:
+    """Return a line of results.
+
+    Args:
+        cell: What was asked for.
+        began: This process's CPU seconds before.
+        more: What was found; `failed` is a reason, or empty.
+    """
     return {
         "key": cell.key(),
         "cell": cell.name,
@@ -226,6 +237,17 @@ def _curve(rows: Iterable[dict[str, Any]]) -> list[list[Any]]:
             point = (version, *published[version], row["accuracy"], row["loss"])
             curve.append([_short(value) for value in point])
     return curve
+
+
+def _hops(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return all bytes by the kind of event that counts them."""
+    found: dict[str, int] = {}
+    for row in rows:
+        for column in ("downlink_bytes", "uplink_bytes"):
+            if row[column]:
+                name = f"{row['kind']}/{column.removesuffix('_bytes')}"
+                found[name] = found.get(name, 0) + row[column]
+    return found
 
 
 def _payloads(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -521,7 +543,7 @@ def _run_all(
                     waiting.clear()
                     break
                 cell = waiting.pop(0)
-                running[pool.submit(partial(measure, cell, arguments.root))] = cell
+                running[pool.submit(cell.measure, arguments.root)] = cell
             done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), set())
             for future in done:
                 cell, record = running.pop(future), future.result()
