@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from actors import faults
+from actors.buffers import ALIGNMENT, NOTHING, laid, piece
 from actors.corrector import Corrector
 from actors.ends import EndsTrainer, Start
 from actors.identity import Identity, identify, join_paths
@@ -24,7 +25,7 @@ from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Examples, Holdings
 from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
-from actors.work import Assignment, At, Figures, GroupReceipt, Order, Work, packed, unpacked
+from actors.work import Assignment, Figures, GroupReceipt, Order, Work, packed, unpacked
 from policies.splitting import Ends
 from policies.training import Member, Task, Trained
 from policies.training.chain_torch import aligned
@@ -36,9 +37,6 @@ CACHE_BYTES = 256 * 2**20
 """Examples kept ready for training, a process."""
 COHORT_BYTES = 64 * 2**20
 """Weights of the clients that train side by side: more do not fit a cache."""
-ALIGNMENT = 64
-"""Payloads in a group's buffer begin at multiples of this, so that they are read in place."""
-_NOTHING: Buffer = np.empty(0, dtype=np.uint8)
 
 
 class _Start(NamedTuple):
@@ -65,8 +63,8 @@ class _Given(NamedTuple):
     start: _Start
     newest: _Start | None
     state: Buffer
-    carry: Buffer = _NOTHING
-    reply: Buffer = _NOTHING
+    carry: Buffer = NOTHING
+    reply: Buffer = NOTHING
 
 
 class Client:
@@ -279,16 +277,16 @@ class Client:
         for cohort in self._cohorts(self._given(order, buffers)):
             began = time.perf_counter()
             answer = self._asked if cohort[0].assignment.asks else self._updates
-            for piece, after, found in answer(cohort):
-                pieces.append(piece)
+            for message, after, found in answer(cohort):
+                pieces.append(message)
                 states.append(after)
                 figures.append(found)
             took = time.perf_counter() - began
             durations += [took / len(cohort)] * len(cohort)
         spent = time.process_time() - cpu
         with self.watch("gather payloads"):
-            payloads, places = _laid(pieces, ALIGNMENT)
-            kept, kept_at = _laid(states)
+            payloads, places = laid(pieces, ALIGNMENT)
+            kept, kept_at = laid(states)
         receipt = GroupReceipt(places, kept_at, tuple(durations), spent, tuple(figures))
         return payloads, kept, receipt
 
@@ -306,9 +304,9 @@ class Client:
                 assignment,
                 starts[base],
                 starts.get(teacher),
-                _piece(buffers, state),
-                _piece(buffers, carry),
-                _piece(buffers, reply),
+                piece(buffers, state),
+                piece(buffers, carry),
+                piece(buffers, reply),
             )
             for assignment, base, teacher, state, carry, reply in zip(
                 order.group,
@@ -380,23 +378,6 @@ def _flags(base: Base) -> torch.Tensor | None:
     flags = torch.zeros(base.values.size)
     flags[torch.from_numpy(base.mask.positions)] = 1.0
     return flags
-
-
-def _piece(buffers: Sequence[Buffer], at: At | None) -> Buffer:
-    return _NOTHING if at is None else buffers[at[0]][at[1] : at[2]]
-
-
-def _laid(
-    pieces: Sequence[Buffer], alignment: int = 1
-) -> tuple[Buffer, tuple[tuple[int, int], ...]]:
-    """Return pieces in one buffer, and from where to where each lies."""
-    places, filled, at = [], [], 0
-    for piece in pieces:
-        places.append((at, at + piece.size))
-        padding = -piece.size % alignment
-        filled += [piece, np.zeros(padding, dtype=np.uint8)] if padding else [piece]
-        at += piece.size + padding
-    return np.concatenate(filled), tuple(places)
 
 
 def _drill(fault: str) -> Callable[[int], None] | None:

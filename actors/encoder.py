@@ -7,14 +7,14 @@ nothing is kept between two passes, so that a pass can be repeated anywhere.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import xxhash
 
+from actors.buffers import ALIGNMENT, NOTHING, laid, piece
 from actors.identity import Identity, identify, join_paths
 from actors.learning.examples import DataShape
 from actors.stopwatch import Stopwatch, Usage
@@ -85,21 +85,12 @@ class PassReceipt(NamedTuple):
         verdicts: What was found wrong with each question.
         learnt: Clients whose gradients made a step; with none the weights are as before.
         hash: XXH3-128 of the new weights; empty if they are as before.
-        duration_s: Wall seconds.
-        cpu_s: CPU seconds.
     """
 
     places: tuple[tuple[int, int], ...]
     verdicts: tuple[Verdict, ...]
     learnt: int
     hash: str
-    duration_s: float
-    cpu_s: float
-
-
-ALIGNMENT: Final = 64
-"""Replies begin at multiples of this, so that they are read in place."""
-_NOTHING: Buffer = np.empty(0, dtype=np.uint8)
 
 
 class Encoder:
@@ -146,11 +137,9 @@ class Encoder:
         Returns:
             All replies, the new weights, and the receipt. The same arguments give the same bytes.
         """
-        began, cpu = time.perf_counter(), time.process_time()
         with self.watch("read questions"):
             read = [self._read(question, buffers) for question in asked.questions]
             messages = {at: found for at, (found, _) in enumerate(read) if found is not None}
-        newest = buffers[asked.weights_at]
         gradients: dict[int, torch.Tensor] = {}
         with self.watch("learn"):
             weights, learnt = self._learn(asked, messages, buffers, gradients)
@@ -160,16 +149,8 @@ class Encoder:
         with self.watch("write replies"):
             replies, places = self._written(asked, messages, features, gradients)
         digest = xxhash.xxh3_128_hexdigest(weights.data) if learnt else ""
-        spent = time.process_time() - cpu
-        receipt = PassReceipt(
-            places,
-            tuple(verdict for _, verdict in read),
-            learnt,
-            digest,
-            time.perf_counter() - began,
-            spent,
-        )
-        return replies, weights if learnt else newest.copy(), receipt
+        verdicts = tuple(verdict for _, verdict in read)
+        return replies, weights, PassReceipt(places, verdicts, learnt, digest)
 
     # ------------------------------------------------------------ reading
 
@@ -184,7 +165,7 @@ class Encoder:
         """Read a question without trusting it."""
         schema = question.exchange.question(self._ends(question.cut))
         try:
-            message = decode(_piece(buffers, question.at), schema)
+            message = decode(piece(buffers, question.at), schema)
             check_finite(message)
         except WireError as error:
             return None, rejected(error.reason, str(error))
@@ -300,7 +281,7 @@ class Encoder:
             raise ValueError(f"{question.address} answers for a batch that is not there")
         ends = self._ends(question.cut)
         schema = question.brought.question(ends)
-        message = decode(_piece(buffers, question.before), schema, own=True)
+        message = decode(piece(buffers, question.before), schema, own=True)
         smashed, _ = _tensors(message, ends, question.brought)
         return smashed
 
@@ -369,28 +350,19 @@ class Encoder:
     ) -> tuple[Buffer, tuple[tuple[int, int], ...]]:
         """Return all replies end to end, and where each lies."""
         pieces: list[Buffer] = []
-        places: list[tuple[int, int]] = []
-        at = 0
         for place, question in enumerate(asked.questions):
-            reply = _NOTHING
+            reply = NOTHING
             if place in messages and question.exchange.returns:
                 parts = features.get(place) or [gradients[place]]
                 reply = self._reply(question, torch.cat(parts))
-            pieces += (reply, np.zeros(-reply.size % ALIGNMENT, dtype=np.uint8))
-            places.append((at, at + reply.size))
-            at += sum(piece.size for piece in pieces[-2:])
-        return np.concatenate(pieces) if pieces else _NOTHING, tuple(places)
+            pieces.append(reply)
+        return laid(pieces, ALIGNMENT)
 
     def _reply(self, question: Question, tensor: torch.Tensor) -> Buffer:
         schema = question.exchange.reply(self._ends(question.cut))
         content = self._split.activations.write(tensor.reshape(-1).numpy(), schema)
         header = Header("activations", question.address, question.base, len(tensor), 0.0)
         return encode(header, content, np.empty(0, dtype=np.float32), schema)
-
-
-def _piece(buffers: Sequence[Buffer], at: At) -> Buffer:
-    place, start, stop = at
-    return buffers[place][start:stop]
 
 
 def _tensors(message: Message, ends: Ends, exchange: Exchange) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ do it again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -341,7 +342,7 @@ class EndsTrainer:
         if process.caches:
             return member.x, member.y
         rng = stream(self._seed, "batches", *assignment.address)
-        rows = list(batches(process.training, len(member.y), rng))[step]
+        rows = next(islice(batches(process.training, len(member.y), rng), step, None))
         return member.x[rows], member.y[rows]
 
 

@@ -269,8 +269,7 @@ def _flight(
         "legs": flight.legs,
         **{name: getattr(flight, name) for name in _PLAIN},
         "payload": blobs.save(f"payload/{client}/{number}", payload) if payload else None,
-        "talk": flight.talk
-        and split_state.dump_talk(flight.talk, flight.batches, f"{client}/{number}", blobs),
+        "talk": flight.talk and split_state.dump_talk(flight.talk, f"{client}/{number}", blobs),
     }
 
 
@@ -390,9 +389,9 @@ class _Reader:
         found |= {name: tuple(found[name]) for name in ("recall", "support", "by_owner")}
         return Version(*version), Evaluation(**found)
 
-    def _talk(self, row: Mapping[str, Any] | None) -> Talk | None:
+    def _talk(self, row: Mapping[str, Any] | None, batches: int) -> Talk | None:
         split = self._engine.plan.split
-        return split_state.talk(row, split, self) if row and split else None
+        return split_state.talk(row, batches, split, self) if row and split else None
 
     def _state_of(self, flight: Mapping[str, Any]) -> Place | None:
         state = flight["state"]
@@ -415,7 +414,7 @@ class _Reader:
                 tuple(_leg(*leg) for leg in row["legs"]),
                 teacher=_version(row["teacher"]),
                 corrected=_figures(row["corrected"]),
-                talk=self._talk(row["talk"]),
+                talk=self._talk(row["talk"], row["batches"]),
                 **{name: row[name] for name in _PLAIN},
             )
             engine.state.flights[flight.address] = flight

@@ -140,13 +140,13 @@ class Examiner:
         counted = [test.end_s for test in tests if not test.trouble]
         if not counted:
             return None, tuple(test for test in tests if test.downlink_bytes)
-        self._exams[version] = self._ask(handle, _weights(published), tests)
+        self._exams[version] = self._ask(handle, tests)
         self._known_s = max(self._known_s, *counted)
         return self._known_s, ()
 
-    def _ask(self, handle: Handle, encoder: Handle | None, tests: tuple[Test, ...]) -> _Exam:
+    def _ask(self, handle: Handle, tests: tuple[Test, ...]) -> _Exam:
         clients = [test.client for test in tests if not test.trouble]
-        return _Exam(self._runtime.evaluate_at(handle, clients, encoder), tests)
+        return _Exam(self._runtime.evaluate_at(handle, clients), tests)
 
     def _tests(
         self, version: Version, whole: Shipment, askable: npt.NDArray[np.bool_], now_s: float
@@ -219,7 +219,7 @@ class Examiner:
             version = Version(*row)
             handle, weights = versions.handle(version), _weights(versions.published(version))
             self._exams[version] = (
-                self._ask(handle, weights, tuple(Test(*test) for test in tests))
+                self._ask(handle, tuple(Test(*test) for test in tests))
                 if tests
                 else _Exam(self._runtime.evaluate(handle, weights))
             )

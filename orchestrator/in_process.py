@@ -165,11 +165,8 @@ class InProcessRuntime:
         """Test a version when the result is asked for."""
         return _Deferred(lambda: self._evaluator.evaluate(pieces(version), encoder))
 
-    def evaluate_at(
-        self, version: Handle, clients: Sequence[int], encoder: Handle | None = None
-    ) -> Pending[list[Score]]:
+    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version at clients when the result is asked for."""
-        del encoder
         return _Deferred(lambda: self._client.evaluate(clients, pieces(version)))
 
     def describe(self, clients: Sequence[int]) -> list[Description]:

@@ -200,9 +200,7 @@ class Runtime(Protocol):
     def evaluate(self, version: Handle, encoder: Handle | None = None) -> Pending[Evaluation]:
         """Test a version, with the encoder's weights where it has one of its own."""
 
-    def evaluate_at(
-        self, version: Handle, clients: Sequence[int], encoder: Handle | None = None
-    ) -> Pending[list[Score]]:
+    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version on clients' own test examples, where they are; in the order of clients."""
 
     def describe(self, clients: Sequence[int]) -> list[Description]:

@@ -103,12 +103,12 @@ def waiting(row: Sequence[Any], split: SplitPlan, finder: Finder) -> Waiting:
     )
 
 
-def dump_talk(talk: Talk, batches: int, name: str, keeper: Keeper) -> dict[str, Any]:
+def dump_talk(talk: Talk, name: str, keeper: Keeper) -> dict[str, Any]:
     """Return an assignment's exchanges as plain data."""
     process = talk.process
     kept = {"carry": talk.carry, "reply": talk.reply, "question": talk.question}
     return {
-        "process": (process.examples, process.ends.blocks, process.known, batches),
+        "process": (process.examples, process.ends.blocks, process.known),
         **{
             what: None if place is None else keeper.save(f"{what}-of/{name}", place)
             for what, place in kept.items()
@@ -123,9 +123,9 @@ def dump_talk(talk: Talk, batches: int, name: str, keeper: Keeper) -> dict[str, 
     }
 
 
-def talk(row: Mapping[str, Any], split: SplitPlan, finder: Finder) -> Talk:
+def talk(row: Mapping[str, Any], batches: int, split: SplitPlan, finder: Finder) -> Talk:
     """Read what `dump_talk` wrote."""
-    examples, cut, known, batches = row["process"]
+    examples, cut, known = row["process"]
     return Talk(
         split.process(examples, cut, known=known, batches=batches),
         part=row["part"],

@@ -8,6 +8,8 @@ with the answer, with its client, or after `topology.timeout`.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from actors.encoder import Pass, Question
 from orchestrator.books import Event, Kind
 from orchestrator.engine.context import Context
@@ -17,6 +19,7 @@ from orchestrator.engine.travelling import Travelling
 from orchestrator.handed import Named
 from orchestrator.plan import Flight, SplitPlan, Talk
 from orchestrator.runtime import Handle, Place, Weights
+from policies.splitting import Exchange
 from policies.splitting.process import rows_in, step_of
 from policies.types import Reason, RunError, Verdict
 
@@ -80,7 +83,7 @@ class Serving:
             step_of(talk.process.exchanges, talk.part),
             question,
             talk.question if answered else None,
-            talk.brought if answered else type(exchange)(),
+            talk.brought if answered else Exchange(),
             talk.weights if answered else None,
             talk.process.examples if talk.process.caches else 0,
         )
@@ -122,13 +125,9 @@ class Serving:
 
     def _first_of(self, queue: list[Waiting]) -> list[Waiting]:
         """Return the questions of the next pass: the first, and others while they fit."""
-        most = self._split.settings.batch
-        members = queue[:1]
-        for waiting in queue[1:]:
-            if rows_in([m.exchange for m in (*members, waiting)]) > most:
-                break
-            members.append(waiting)
-        return members
+        rows = list(accumulate(rows_in([waiting.exchange]) for waiting in queue))
+        fitting = sum(count <= self._split.settings.batch for count in rows)
+        return queue[: max(fitting, 1)]
 
     def _free_replica(self) -> int | None:
         busy = {under_way.replica for under_way in self._encoder.passes.values()}

@@ -257,11 +257,8 @@ class RayRuntime:
             tries=self.limits.attempts,
         )
 
-    def evaluate_at(
-        self, version: Handle, clients: Sequence[int], encoder: Handle | None = None
-    ) -> Pending[list[Score]]:
+    def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version at clients; asks again if an actor dies."""
-        del encoder
         return self._at_clients(
             clients,
             lambda actor, part: actor.evaluate.remote(part, *pieces(version)),

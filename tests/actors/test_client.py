@@ -13,7 +13,8 @@ import torch
 import xxhash
 
 from actors import client as client_module
-from actors.client import ALIGNMENT, Client
+from actors.buffers import ALIGNMENT
+from actors.client import Client
 from actors.corrector import Corrector
 from actors.faults import PlannedError
 from actors.first_version import first_version
