@@ -321,11 +321,11 @@ class _Reader:
         split = engine.plan.split
         if split is not None and saved["encoder"]:
             state.encoder = split_state.load(saved["encoder"], split, self)
-            for number, members, weights, replica, lineage in saved["encoder"]["passes"]:
+            for number, members, weights, replica, head in saved["encoder"]["passes"]:
                 asked = [split_state.waiting(row, split, self) for row in members]
                 found = self.weights(weights)
                 assert found is not None  # noqa: S101  # a pass always has some
-                engine.serving.begin(number, asked, found, replica, lineage)
+                engine.serving.begin(number, asked, found, replica, Version(*head))
 
     def _handle(self, name: str) -> Handle:
         if name not in self._handles:

@@ -117,16 +117,31 @@ class Journal:
         )
 
     def served(
-        self, number: int, members: Sequence[Waiting], version: int, receipt: PassReceipt
+        self,
+        number: int,
+        members: Sequence[Waiting],
+        version: int,
+        receipt: PassReceipt,
+        *,
+        falls: bool,
     ) -> None:
-        """The encoder has computed a pass; `version` is how often it has learnt."""
+        """The encoder has computed a pass; `version` is how often it has learnt.
+
+        Args:
+            number: Counts passes.
+            members: The questions.
+            version: Of the encoder's weights.
+            receipt: What came of it.
+            falls: Whether its rate changes with the version.
+        """
+        rate = f" at rate {receipt.rate:.6g}" if falls and receipt.learnt else ""
         self._write(
             "served",
             number=number,
             version=version,
             examples=rows_in([member.exchange for member in members]),
             hash=receipt.hash,
-            detail=f"{len(members)} questions, {receipt.learnt} learnt from",
+            detail=f"{len(members)} questions, {receipt.learnt} learnt from{rate}",
         )
 
     def replied(

@@ -45,7 +45,7 @@ def dump(encoder: EncoderState, keeper: Keeper) -> dict[str, Any]:
                 [_dump_waiting(waiting, keeper) for waiting in under_way.members],
                 keeper.weights(under_way.weights),
                 under_way.replica,
-                under_way.lineage,
+                under_way.head,
             )
             for number, under_way in encoder.passes.items()
         ],

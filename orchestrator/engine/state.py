@@ -69,14 +69,15 @@ class UnderWay(NamedTuple):
         members: What it computes.
         weights: The newest when it began.
         replica: Which encoder computes it.
-        lineage: The run's when it began: of others the encoder learns nothing.
+        head: The newest version committed when it began: its rate is that version's, and from
+            other lineages the encoder learns nothing.
         pending: What comes of it.
     """
 
     members: tuple[Waiting, ...]
     weights: Weights
     replica: int
-    lineage: int
+    head: Version
     pending: Pending[Passed]
 
 

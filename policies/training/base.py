@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from policies.base import Policy
+from policies.decay import exponential
 
 if TYPE_CHECKING:
     import torch
@@ -95,10 +95,7 @@ class TrainingPolicy(Policy):
 
     def rate(self, version: int) -> float:
         """Return the learning rate for updates of a base version."""
-        if self.lr_final is None:
-            return self.lr
-        share = min(version, self.lr_versions) / self.lr_versions
-        return self.lr * math.pow(self.lr_final / self.lr, share)
+        return exponential(self.lr, self.lr_final, self.lr_versions, version)
 
     def passes(self, examples: int) -> list[int]:
         """Return how many batches each pass over a client's examples takes."""

@@ -46,6 +46,7 @@ class Talk:
     """Leads clients through all their parts, one at a time, as an engine would."""
 
     work: Work
+    version: Version = V0
     encoder: Encoder = field(init=False)
     weights: list[Buffer] = field(init=False)
     questions: list[Buffer] = field(default_factory=list)
@@ -62,17 +63,20 @@ class Talk:
     def train(self, x: torch.Tensor, y: torch.Tensor, cut: int = 0) -> tuple[Any, np.ndarray]:
         base = Start(Base(self.first, self.model.schema), NOTHING.view(np.float32))
         carry, reply, before, brought, at = NOTHING, NOTHING, NOTHING, Exchange(), 0
-        exchanges = self.ends.process(Assignment(ADDRESS, V0, cut=cut), len(y)).exchanges
+        whole = Assignment(ADDRESS, self.version, cut=cut)
+        exchanges = self.ends.process(whole, len(y)).exchanges
         for part, exchange in enumerate(exchanges):
-            assignment = Assignment(ADDRESS, V0, part=part, cut=cut)
+            assignment = whole._replace(part=part)
             question, carry = self.ends.ask(assignment, base, self.member(x, y), carry, reply)
             step = sum(bool(e.rows) for e in exchanges[: part + 1]) - 1
             buffers = [self.weights[-1], question, before, self.weights[at]]
             asked = Question(
-                ADDRESS, V0, exchange, step, cut, (1, 0, question.size),
+                ADDRESS, self.version, exchange, step, cut, (1, 0, question.size),
                 (2, 0, before.size) if exchange.answered else None, brought, 3,
             )  # fmt: skip
-            replies, after, receipt = self.encoder.compute(Pass(part, (asked,)), buffers)
+            replies, after, receipt = self.encoder.compute(
+                Pass(part, (asked,), version=self.version.number), buffers
+            )
             assert receipt.verdicts[0].outcome is Outcome.ACCEPTED
             if exchange.rows:
                 before, brought, at = question, exchange, len(self.weights)
@@ -81,7 +85,7 @@ class Talk:
             self.questions.append(question)
             self.replies.append(reply)
             self.receipts.append(receipt)
-        last = Assignment(ADDRESS, V0, part=len(exchanges), cut=cut)
+        last = whole._replace(part=len(exchanges))
         trained = self.ends.finish(last, base, self.member(x, y), carry, reply)
         return trained, self.model.params.numpy().copy()
 
@@ -151,6 +155,23 @@ def test_exact_is_back_propagation(body: Any, head: Any, cut: int, momentum: flo
     np.testing.assert_allclose(talk.encoder_weights(), encoder, atol=2e-6)
     assert trained.loss == pytest.approx(loss, rel=1e-5)
     assert np.abs(weights - talk.first).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["exact", "forward-difference"])
+def test_the_encoders_rate_falls_with_the_version(kind: str) -> None:
+    """From 0.1 to 0.001 in ten versions, its steps of version 5 are those of a rate of 0.01."""
+    falling = {"rate": 0.1, "rate_final": 0.001, "rate_versions": 10}
+    ends = []
+    for settings, version in ((falling, 5), ({"rate": 0.01}, 0), ({"rate": 0.1}, 0), (falling, 0)):
+        talk = Talk(work(gradient={"kind": kind}, **settings), Version(version, 0))
+        talk.train(*examples())
+        ends.append(talk.encoder_weights())
+        rate = settings["rate"] if version == 0 else 0.01
+        told = [receipt.rate for receipt in talk.receipts if receipt.learnt]
+        assert told == pytest.approx([rate] * 3)
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-7)
+    np.testing.assert_array_equal(ends[2], ends[3])
+    assert np.abs(ends[0] - ends[2]).max() > 1e-3
 
 
 def test_each_part_can_be_done_again() -> None:

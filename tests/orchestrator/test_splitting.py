@@ -55,6 +55,7 @@ VARIETY = {
     "forward": (topology(gradient=GRADIENTS["forward"]),),
     "central": (topology(gradient=GRADIENTS["central"]),),
     "busy encoder": (topology(flops="2e5", momentum=0.9),),
+    "falling rate": (topology(rate_final=0.001, rate_versions=3, flops="2e5"),),
     "two encoders": (
         'model={kind: "split_nets:Parts", width: 14, body: frozen}',
         topology(replicas=2, flops="1e5"),
@@ -95,6 +96,7 @@ REFUSED = (
         "federated tests the whole model",
     ),
     ((topology(step=2),), "step"),
+    (("topology={kind: split, rate: 0, rate_final: 0.1}",), "a rate above 0 to begin with"),
     ((topology(cut="none"),), "cut"),
 )
 
@@ -223,6 +225,18 @@ def test_what_the_encoder_has_learnt_is_kept(
     assert right.mean() == pytest.approx(summary.final_accuracy)
     found = load_file(tmp_path / "run" / "model" / "final.safetensors")
     assert {name.split(".")[0] for name in found} == parts
+
+
+def test_the_log_says_how_the_rate_falls(small: Any, ran: Any) -> None:
+    """From pass to pass it is never higher, and ends where it should; a plain one is not told."""
+    found = ran(small(*SPLIT, topology(rate_final=0.001, rate_versions=2)))
+    details = [row["detail"] for row in found.of("served") if row["hash"]]
+    rates = [float(detail.partition(" at rate ")[2]) for detail in details]
+    assert rates == sorted(rates, reverse=True)
+    assert (rates[0], rates[-1]) == (0.05, 0.001)
+    plain = ran(small(*SPLIT))
+    assert not any("rate" in row["detail"] for row in plain.of("served"))
+    assert plain.digest != found.digest
 
 
 def test_waiting_questions_go_in_one_pass(small: Any, ran: Any) -> None:
