@@ -8,10 +8,12 @@ from policies.splitting import Ends, Process
 
 
 def shortest(split: SplitPlan, fleet: Fleet, client: int, examples: int, now_s: float) -> int:
-    """Return the number of blocks with which the exchanges of one batch take least.
+    """Return the number of blocks with which a client's work takes least.
 
-    The link is looked at as it is now. What a device must be sent before it can compute a block,
-    once, does not count, nor does the encoder's queue (our choice).
+    Where features never change that is its first update, with the way of what the device must be
+    sent before it can compute a block: one is as much done once as the other. Elsewhere it is the
+    exchanges of one batch, and what is sent once does not count. The link is looked at as it is
+    now, and the encoder's queue is left out (our choice).
 
     Args:
         split: How the model may be cut.
@@ -24,25 +26,30 @@ def shortest(split: SplitPlan, fleet: Fleet, client: int, examples: int, now_s: 
         return next(iter(split.ends))
     memory, most = fleet.profile_of(client).memory_bytes, split.training.batch_size
     times = {
-        cut: _batch_s(split, fleet, client, ends, examples, now_s)
+        cut: _seconds(split, fleet, client, ends, examples, now_s)
         for cut, ends in split.ends.items()
         if ends.device_bytes(most) <= memory
     }
     return min(times, key=lambda cut: (times[cut], cut), default=min(split.ends))
 
 
-def _batch_s(
+def _seconds(
     split: SplitPlan, fleet: Fleet, client: int, ends: Ends, examples: int, now_s: float
 ) -> float:
-    """Return what one batch takes: the device, both ways, and the encoder by itself."""
-    rows = min(split.training.batch_size, examples)
+    """Return what one batch takes, or all of it where all is done once.
+
+    Counted are the device, both ways, and the encoder by itself.
+    """
+    rows = examples if split.caches else min(split.training.batch_size, examples)
     process = Process(split.settings, ends, split.training, rows)
-    device = process.all_flops / len(process.batches)
-    seconds = fleet.compute(client, 0, now_s, device).end_s - now_s
+    count = 1 if split.caches else len(process.batches)
+    seconds = fleet.compute(client, 0, now_s, process.all_flops / count).end_s - now_s
+    if split.caches and ends.equipment_bytes:
+        seconds += fleet.download(client, now_s, ends.equipment_bytes).end_s - now_s
     for exchange in process.exchanges:
-        seconds += split.seconds_of(exchange.flops(ends)) / len(process.batches)
-        up = process.entropy_bytes(exchange) / len(process.batches)
-        down = process.entropy_bytes(exchange, reply=True) / len(process.batches)
+        seconds += split.seconds_of(exchange.flops(ends)) / count
+        up = process.entropy_bytes(exchange) / count
+        down = process.entropy_bytes(exchange, reply=True) / count
         seconds += fleet.upload(client, now_s, int(up)).end_s - now_s
         seconds += fleet.download(client, now_s, int(down)).end_s - now_s
     return seconds

@@ -248,26 +248,48 @@ class Experiment(Settings):
         Raises:
             ExperimentError: If it cannot be split, or not there.
         """
-        if not isinstance(self.topology, Split):
-            return {}
-        cut = self.topology.cut
-        if cut != "auto":
-            return {cut: self.model.ends(shape, cut)}
-        found = {0: self.model.ends(shape)}
-        with suppress(ExperimentError):
-            while True:
-                found[len(found)] = self.model.ends(shape, len(found))
-        return found
+        return _ends(self.topology, self.model, shape) if isinstance(self.topology, Split) else {}
 
     def training_bytes(self, shape: DataShape) -> int:
         """Return the memory that training takes on a device."""
         if isinstance(self.topology, Split):
-            ends = self.ends(shape)[0 if self.topology.cut == "auto" else self.topology.cut]
+            ends = next(iter(self.ends(shape).values()))
             return ends.device_bytes(self.method.training.batch_size)
         parameters = self.model.parameters(shape)
         activations = self.model.activation_bytes(shape)
         frozen = self.model.frozen_parameters(shape)
         return training_bytes(parameters, activations, self.method.training.batch_size, frozen)
+
+
+def _ends(split: Split, model: ModelPolicy, shape: DataShape) -> dict[int, Ends]:
+    """Return how a model may be cut, by the number of blocks on a device, from the fewest on.
+
+    Raises:
+        ExperimentError: If it cannot be split, or not there.
+    """
+    if isinstance(split.cut, int):
+        found = {split.cut: model.ends(shape, split.cut)}
+    else:
+        found = {0: model.ends(shape)}
+        with suppress(ExperimentError):
+            while True:
+                found[len(found)] = model.ends(shape, len(found))
+    allowed = {cut: ends for cut, ends in found.items() if _runs_there(split, ends)}
+    if split.cut != "all" and allowed:
+        return allowed
+    whole = {cut: ends for cut, ends in allowed.items() if ends.whole}
+    if not whole:
+        raise ExperimentError(
+            f"topology.cut {split.cut} runs all of the encoder on the devices, which takes one of "
+            "which nothing is trained, and gradients through it (topology.gradient exact) for a "
+            "trained head. Take auto or a lower number, or model.trains none."
+        )
+    return whole
+
+
+def _runs_there(split: Split, ends: Ends) -> bool:
+    """Return whether devices can train what is left to them: a whole model by its gradients."""
+    return not (ends.whole and ends.head_trained) or split.gradient.exact
 
 
 _FEWEST_BASES: Final = 2
@@ -477,7 +499,7 @@ def _model_fits(
         return
     if isinstance(topology, Split):
         with suppress(ExperimentError):  # said by `_can_be_split`
-            ends = model.ends(shape, 0 if topology.cut == "auto" else topology.cut)
+            ends = next(iter(_ends(topology, model, shape).values()))
             parameters, activations = ends.parameters, ends.activation_bytes
             frozen = ends.equipment_bytes // FLOAT_BYTES
     known = fleet.known_profiles()
@@ -600,11 +622,10 @@ def _can_be_split(topology: Topology, data: DataSettings, model: ModelPolicy) ->
     except ExperimentError as error:
         yield "model", str(error)
         return
-    if topology.cut != "auto":
-        try:
-            model.ends(shape, topology.cut)
-        except ExperimentError as error:
-            yield "topology.cut", str(error)
+    try:
+        _ends(topology, model, shape)
+    except ExperimentError as error:
+        yield "topology.cut", str(error)
 
 
 def _can_learn(
@@ -621,13 +642,13 @@ def _can_learn(
                 "to frozen, or take topology split with gradient forward-difference."
             ),
         )
-    try:
-        ends = model.ends(shape)
-    except ExperimentError:  # said by `_can_be_split`
-        return
     if not isinstance(topology, Split):
         return
-    if ends.learns and not (
+    try:
+        found = list(_ends(topology, model, shape).values())
+    except ExperimentError:  # said by `_can_be_split`
+        return
+    if any(ends.learns and not ends.whole for ends in found) and not (
         isinstance(training, LocalSteps) and type(training).train is LocalSteps.train
     ):
         yield (
@@ -638,7 +659,7 @@ def _can_learn(
                 "tail: model.head frozen and model.trains none."
             ),
         )
-    if ends.encoder_trained and topology.replicas > 1:
+    if found[0].encoder_trained and topology.replicas > 1:
         yield (
             "topology.replicas",
             (

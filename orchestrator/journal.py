@@ -21,7 +21,7 @@ from orchestrator.log import Log
 from orchestrator.plan import Flight
 from orchestrator.runtime import Place
 from policies.guards import StopReason
-from policies.splitting import Exchange
+from policies.splitting import Ends, Exchange
 from policies.splitting.process import rows_in
 from policies.types import Address, Outcome, Reason, Verdict, Version
 
@@ -89,7 +89,7 @@ class Journal:
             detail="too few examples",
         )
 
-    def equipped(self, flight: Flight, blocks: int, size: int) -> None:
+    def equipped(self, flight: Flight, ends: Ends, size: int) -> None:
         """A client was sent what it computes of the encoder and does not train."""
         self._write(
             "equipped",
@@ -97,7 +97,7 @@ class Journal:
             number=flight.address.number,
             downlink_bytes=size,
             downlink_entropy_bytes=float(size),
-            detail=f"{blocks} blocks",
+            detail="all of the encoder" if ends.whole else f"{ends.blocks} blocks",
         )
 
     def asked(

@@ -54,6 +54,7 @@ def dump(encoder: EncoderState, keeper: Keeper) -> dict[str, Any]:
             (client, keeper.save(f"features/{client}", place))
             for client, place in sorted(encoder.features.items())
         ],
+        "embedded": sorted(encoder.embedded),
         "equipped": sorted(encoder.equipped.items()),
     }
 
@@ -65,6 +66,7 @@ def load(data: Mapping[str, Any], split: SplitPlan, finder: Finder) -> EncoderSt
         queue=[waiting(row, split, finder) for row in data["queue"]],
         begun=data["begun"],
         features={client: _there(finder.place(name)) for client, name in data["features"]},
+        embedded=set(data["embedded"]),
         equipped=dict(map(tuple, data["equipped"])),
     )
 

@@ -65,6 +65,9 @@ class ModelPolicy(Policy):
     def ends(self, shape: DataShape, blocks: int = 0) -> Ends:
         """Return how the model is cut in three behind some of its encoder's blocks.
 
+        One block more than there are is all of the encoder, its pooling included: where nothing of
+        it is trained, it may run whole before the cut.
+
         A model that can be has the attributes `embedding`, `blocks`, `pool` and `tail`, and maps
         inputs through them in this order.
 

@@ -144,7 +144,8 @@ class Asking:
         if split is None or encoder is None:
             return None
         reply = encoder.features.get(client)
-        process = split.process(examples, cut, known=reply is not None, batches=batches)
+        known = reply is not None or client in encoder.embedded
+        process = split.process(examples, cut, known=known, batches=batches)
         return Talk(process, reply=reply, held=encoder.equipped.get(client))
 
     def _missing(self, client: int, talk: Talk) -> int:
@@ -165,7 +166,7 @@ class Asking:
         if flight.talk is not None and isinstance(first, Download) and isinstance(second, Download):
             self._state.ledger.downlink_bytes += first.bytes
             self._state.ledger.downlink_entropy_bytes += first.bytes
-            self._journal.equipped(flight, flight.talk.process.ends.blocks, first.bytes)
+            self._journal.equipped(flight, flight.talk.process.ends, first.bytes)
 
     def _open_round(self, members: int) -> None:
         number = self._state.round.number + 1

@@ -91,6 +91,7 @@ class EncoderState:
         passes: Those under way, by number.
         begun: Passes so far.
         features: Of clients whose examples' features never change and are known.
+        embedded: Clients that have computed such features themselves.
         equipped: Blocks that each client has, of those that have anything.
     """
 
@@ -99,6 +100,7 @@ class EncoderState:
     passes: dict[int, UnderWay] = field(default_factory=dict)
     begun: int = 0
     features: dict[int, Place] = field(default_factory=dict)
+    embedded: set[int] = field(default_factory=set)
     equipped: dict[int, int] = field(default_factory=dict)
 
 

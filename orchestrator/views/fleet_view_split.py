@@ -46,7 +46,8 @@ class Exchanges:
     """What a kind of client exchanges with the encoder for its first assignment.
 
     Attributes:
-        blocks: Share of the assignments in which so many blocks run on the device, by that number.
+        blocks: Share of the assignments in which so many blocks run on the device, by that number,
+            from the fewest on; `all` if the whole encoder does.
         training_bytes: Memory that training takes on the device, with the most blocks that it
             computes.
         once_bytes: What it is sent of the encoder, and never again.
@@ -66,7 +67,7 @@ class Exchanges:
         dense_later_s: The same with a dense one.
     """
 
-    blocks: Mapping[int, float]
+    blocks: Mapping[str, float]
     training_bytes: int
     once_bytes: Typical
     once_s: Typical
@@ -206,7 +207,7 @@ class Courses:
         ends, size = self._split.ends, self._split.training.batch_size
         counted = sorted(Counter(cuts).items())
         return Exchanges(
-            blocks={cut: often / len(cuts) for cut, often in counted},
+            blocks={ends[cut].runs: often / len(cuts) for cut, often in counted},
             training_bytes=max(ends[cut].device_bytes(size) for cut, _ in counted),
             **figures,
         )

@@ -182,10 +182,10 @@ def _exchanges(one: Exchanges) -> tuple[str, ...]:
     )
 
 
-def _blocks(shares: Mapping[int, float]) -> str:
+def _blocks(shares: Mapping[str, float]) -> str:
     """Write the number of blocks that most assignments have, and both ends where they differ."""
-    usual = max(shares, key=lambda cut: shares[cut])
-    return str(usual) if len(shares) == 1 else f"{usual} ({min(shares)} to {max(shares)})"
+    usual, (fewest, *_, most) = max(shares, key=lambda cut: shares[cut]), (*shares, *shares)
+    return usual if len(shares) == 1 else f"{usual} ({fewest} to {most})"
 
 
 def dense(view: FleetView) -> Sheet:

@@ -35,7 +35,9 @@ class Ends(NamedTuple):
         tail_flops: Through the tail.
         head_trained: Whether the head learns.
         encoder_trained: Whether any of the encoder's part does.
-        blocks: Of the encoder that run before the cut.
+        blocks: Of the encoder that run before the cut; one more than it has if all of it does, its
+            pooling included.
+        whole: Whether all of it does, so that nothing is asked.
         equipment_bytes: Of what runs before the cut and is not trained, which a client is sent
             once.
         parameters: Numbers that clients train.
@@ -50,6 +52,7 @@ class Ends(NamedTuple):
     head_trained: bool
     encoder_trained: bool
     blocks: int = 0
+    whole: bool = False
     equipment_bytes: int = 0
     parameters: int = 0
     activation_bytes: int = 0
@@ -58,6 +61,11 @@ class Ends(NamedTuple):
         """Return the memory that training takes on a device."""
         trained = COPIES * FLOAT_BYTES * self.parameters
         return trained + self.equipment_bytes + batch_size * self.activation_bytes
+
+    @property
+    def runs(self) -> str:
+        """How much of the encoder runs before the cut, in a word."""
+        return "all" if self.whole else str(self.blocks)
 
     @property
     def learns(self) -> bool:
@@ -155,6 +163,11 @@ class Process:
         """Whether an example's features never change, so that they are computed once."""
         return not self.ends.learns
 
+    @property
+    def embeds(self) -> bool:
+        """Whether the device computes such features itself, and has not done so before."""
+        return self.caches and self.ends.whole and not self.known
+
     @cached_property
     def batches(self) -> list[int]:
         """Length of each batch."""
@@ -164,6 +177,8 @@ class Process:
     def exchanges(self) -> tuple[Exchange, ...]:
         """All questions, in order."""
         gradient, ends, rows = self.split.gradient, self.ends, self.batches
+        if ends.whole:
+            return ()
         if self.caches:
             return () if self.known else (Exchange(self.examples, returns="features"),)
         if gradient.exact and ends.head_trained:
@@ -204,7 +219,7 @@ class Process:
         asked = self.exchanges
         work = self._digesting(asked[part - 1]) if part else 0.0
         if part == len(asked):
-            return work + self._own_training() if self.caches else work
+            return work + self._by_itself()
         return work + self._asking(asked[part])
 
     @cached_property
@@ -212,9 +227,14 @@ class Process:
         """Return the device's work in all parts."""
         return sum(self.device_flops(part) for part in range(len(self.exchanges) + 1))
 
-    def _own_training(self) -> float:
-        """Return the work of training the tail on features."""
-        return self.training.flops(self.examples, self.ends.tail_flops)
+    def _by_itself(self) -> float:
+        """Return the work of what the device trains without an encoder, once it has features."""
+        ends = self.ends
+        if self.caches:
+            own = ends.head_flops * self.examples * self.embeds
+            return own + self.training.flops(self.examples, ends.tail_flops)
+        forward_flops = ends.head_flops + ends.tail_flops
+        return self.training.flops(self.examples, forward_flops) if ends.whole else 0.0
 
     def _digesting(self, exchange: Exchange) -> float:
         ends = self.ends

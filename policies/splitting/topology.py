@@ -39,8 +39,9 @@ class Split(Settings):
         momentum: Of these steps.
         activations: How activations and their gradients cross the network.
         noise: Standard deviation of Gaussian noise that clients add to the activations they send.
-        cut: How many of the encoder's first blocks run on the device; `auto` chooses for each
-            client, at each assignment, what makes its step shortest.
+        cut: How many of the encoder's first blocks run on the device; `all` runs the whole encoder
+            there, its pooling included, and asks nothing. `auto` chooses for each client, at each
+            assignment, what makes its step shortest.
         replicas: Encoders that serve side by side; one, where the encoder is trained.
         batch: Examples in one pass of an encoder at the most; what waits longest goes first.
         timeout: How long the encoder keeps what it has computed for a client's answer.
@@ -56,7 +57,7 @@ class Split(Settings):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     activations: Activations = DenseActivations()
     noise: NonNegativeFloat = 0.0
-    cut: Literal["auto"] | NonNegativeInt = 0
+    cut: Literal["auto", "all"] | NonNegativeInt = 0
     replicas: PositiveInt = 1
     batch: PositiveInt = 64
     timeout: Annotated[Seconds, Field(gt=0)] = 600.0

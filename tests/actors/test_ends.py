@@ -60,8 +60,11 @@ class Talk:
         self.ends = EndsTrainer(self.work, self.model, lambda b: self.work.model.ends(SHAPE, b))
         self.first = self.model.params.numpy().copy()
 
+    def start(self) -> Start:
+        return Start(Base(self.first, self.model.schema), NOTHING.view(np.float32))
+
     def train(self, x: torch.Tensor, y: torch.Tensor, cut: int = 0) -> tuple[Any, np.ndarray]:
-        base = Start(Base(self.first, self.model.schema), NOTHING.view(np.float32))
+        base = self.start()
         carry, reply, before, brought, at = NOTHING, NOTHING, NOTHING, Exchange(), 0
         whole = Assignment(ADDRESS, self.version, cut=cut)
         exchanges = self.ends.process(whole, len(y)).exchanges
@@ -349,6 +352,34 @@ def test_features_are_asked_for_once() -> None:
     assert talk.ends.caches
     assert talk.ends.process(assignment, 30).exchanges == (Exchange(30, returns="features"),)
     assert talk.ends.process(assignment._replace(known=True), 30).exchanges == ()
+
+
+def test_all_of_the_encoder_on_the_device_asks_nothing() -> None:
+    """Features are then the device's own work, once; they are those that it would be sent."""
+    talk = Talk(work(Parts(head="frozen", body="frozen"), batch=7))
+    assignment = Assignment(ADDRESS, V0, cut=3)
+    first, later = (talk.ends.process(assignment._replace(known=k), 30) for k in (False, True))
+    assert first.exchanges == later.exchanges == ()
+    forward = talk.work.model.forward_flops(SHAPE)
+    tail = talk.work.method.training.flops(30, first.ends.tail_flops)
+    assert later.all_flops == tail
+    assert first.all_flops == tail + 30 * (forward - first.ends.tail_flops)
+    assert (first.embeds, later.embeds) == (True, False)
+    x, y = examples(30)
+    asked = talk.ends.ask(
+        Assignment(ADDRESS, V0), talk.start(), talk.member(x, y), NOTHING, NOTHING
+    )
+    question = Question(ADDRESS, V0, Exchange(30, returns="features"), 0, 0,
+                        (1, 0, asked.question.size))  # fmt: skip
+    replies, _, _ = talk.encoder.compute(Pass(0, (question,)), [talk.weights[0], asked.question])
+    sent = talk.ends.features(Assignment(ADDRESS, V0), 30, replies)
+    own = talk.ends.own_features(x)
+    assert torch.equal(talk.ends.features(assignment, 30, replies), sent)
+    np.testing.assert_allclose(own, sent, atol=1e-6)
+    assert own.std() > 0.01
+    trained = Talk(work(Parts(body="frozen"))).ends.process(assignment, 30)
+    assert trained.exchanges == ()
+    assert trained.all_flops == talk.work.method.training.flops(30, forward)
 
 
 def test_work_of_parts_adds_up() -> None:
