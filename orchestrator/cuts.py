@@ -24,11 +24,11 @@ def shortest(split: SplitPlan, fleet: Fleet, client: int, examples: int, now_s: 
     """
     if len(split.ends) == 1:
         return next(iter(split.ends))
-    memory, most = fleet.profile_of(client).memory_bytes, split.training.batch_size
+    has, most = fleet.profile_of(client).memory_bytes, split.training.batch_size
     times = {
         cut: _seconds(split, fleet, client, ends, examples, now_s)
         for cut, ends in split.ends.items()
-        if ends.device_bytes(most) <= memory
+        if split.process(examples, cut, known=False).memory.bytes(most) <= has
     }
     return min(times, key=lambda cut: (times[cut], cut), default=min(split.ends))
 

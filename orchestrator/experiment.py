@@ -33,7 +33,7 @@ from actors.learning.sources.silos import Silos
 from actors.work import Work
 from orchestrator.clock import WallSettings
 from orchestrator.document import Check, Document
-from orchestrator.fleet import FleetSettings, ServerSettings, apportion, fits, training_bytes
+from orchestrator.fleet import FleetSettings, ServerSettings, apportion, fits
 from orchestrator.kpis import Kpis
 from orchestrator.refusals import UNKNOWN
 from orchestrator.tracking.tracker import TrackingSettings
@@ -41,6 +41,7 @@ from policies.aggregation import AggregationPolicy
 from policies.base import Settings
 from policies.correction import CorrectionPolicy
 from policies.guards import Anomaly, Load, Quarantine, Stop
+from policies.memory import Memory
 from policies.method import (
     PART_BLOCK,
     Method,
@@ -55,8 +56,7 @@ from policies.method import (
     sparse_weights_misfits,
 )
 from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
-from policies.splitting import Ends, Split, Topology, Whole
-from policies.splitting.process import FLOAT_BYTES
+from policies.splitting import Ends, Process, Split, Topology, Whole
 from policies.training import TrainingPolicy
 from policies.training.sgd import LocalSteps
 from policies.types import ExperimentError
@@ -250,15 +250,9 @@ class Experiment(Settings):
         """
         return _ends(self.topology, self.model, shape) if isinstance(self.topology, Split) else {}
 
-    def training_bytes(self, shape: DataShape) -> int:
-        """Return the memory that training takes on a device."""
-        if isinstance(self.topology, Split):
-            ends = next(iter(self.ends(shape).values()))
-            return ends.device_bytes(self.method.training.batch_size)
-        parameters = self.model.parameters(shape)
-        activations = self.model.activation_bytes(shape)
-        frozen = self.model.frozen_parameters(shape)
-        return training_bytes(parameters, activations, self.method.training.batch_size, frozen)
+    def memory(self, shape: DataShape) -> Memory:
+        """Return what training the whole model takes on a device."""
+        return _memory(self.model, shape)
 
 
 def _ends(split: Split, model: ModelPolicy, shape: DataShape) -> dict[int, Ends]:
@@ -290,6 +284,11 @@ def _ends(split: Split, model: ModelPolicy, shape: DataShape) -> dict[int, Ends]
 def _runs_there(split: Split, ends: Ends) -> bool:
     """Return whether devices can train what is left to them: a whole model by its gradients."""
     return not (ends.whole and ends.head_trained) or split.gradient.exact
+
+
+def _memory(model: ModelPolicy, shape: DataShape) -> Memory:
+    parameters, activations = model.parameters(shape), model.activation_bytes(shape)
+    return Memory(parameters, activations, model.frozen_parameters(shape))
 
 
 _FEWEST_BASES: Final = 2
@@ -482,7 +481,7 @@ def _model_fits(
     data: DataSettings,
     model: ModelPolicy,
     fleet: FleetSettings,
-    training: Any,
+    training: TrainingPolicy,
     topology: Topology,
 ) -> Finding:
     shape, lost = _shape(data), model.missing()
@@ -491,22 +490,19 @@ def _model_fits(
     if shape is None or lost is not None:
         return
     try:
-        parameters = model.parameters(shape)
-        activations = model.activation_bytes(shape)
-        frozen = model.frozen_parameters(shape)
+        memory = _memory(model, shape)
     except ExperimentError as error:
         yield "model", str(error)
         return
     if isinstance(topology, Split):
         with suppress(ExperimentError):  # said by `_can_be_split`
             ends = next(iter(_ends(topology, model, shape).values()))
-            parameters, activations = ends.parameters, ends.activation_bytes
-            frozen = ends.equipment_bytes // FLOAT_BYTES
+            memory = Process(topology, ends, training, examples=1).memory
     known = fleet.known_profiles()
     counts = apportion([entry.share for entry in fleet.mix], fleet.clients)
     taken = (entry.profile for entry, count in zip(fleet.mix, counts, strict=True) if count)
     for name in dict.fromkeys(taken):
-        trouble = fits(known[name], parameters, activations, training.batch_size, frozen)
+        trouble = fits(known[name], memory, training.batch_size)
         if trouble:
             yield "model", trouble
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -13,6 +14,7 @@ from actors.server import whole_model
 from orchestrator import people
 from orchestrator.engine import Engine
 from orchestrator.experiment import Experiment
+from orchestrator.portions import Portions
 from orchestrator.runtime import Runtime
 from orchestrator.told import Told, tested
 from orchestrator.tracking import trained
@@ -73,13 +75,31 @@ def clients(
         "profile": fleet.profile_names(),
         "region": fleet.region_names(),
         "examples": told.sizes.train,
-        "memory_share": experiment.training_bytes(told.shape) / fleet.memory_bytes(),
+        "memory_share": _training_bytes(engine) / fleet.memory_bytes(),
         "accuracy": accuracy,
     }
     found = people.table(rows, about, span_s=ended_s)
     if engine.plan.delays:
         return found
     return people.measured(found, _measured(ops), experiment.wall.time_scale, ended_s)
+
+
+def _training_bytes(engine: Engine) -> npt.NDArray[np.int64]:
+    """Return the memory that training takes each client, shape (clients,).
+
+    Of a split model with the blocks that a client has; one that was never asked would begin with
+    the fewest.
+    """
+    plan, encoder, portions = engine.plan, engine.state.encoder, Portions.of(engine.plan)
+    if plan.split is None or encoder is None:
+        return np.full(plan.examples.size, portions.training_bytes(0))
+    fewest = min(plan.split.ends)
+    return np.array(
+        [
+            portions.training_bytes(int(examples), encoder.equipped.get(client, fewest))
+            for client, examples in enumerate(plan.examples)
+        ]
+    )
 
 
 def _measured(ops: pa.Table) -> pd.Series[float]:

@@ -19,6 +19,7 @@ from orchestrator.runtime import Finished, Pending, Place, Weights
 from orchestrator.stages import Compute, Download, Stage
 from orchestrator.timetable import Leg
 from policies.guards import Anomaly, Quarantine, Stop
+from policies.memory import Memory
 from policies.method import Method
 from policies.splitting import Ends, Exchange, Process, Split
 from policies.training import TrainingPolicy
@@ -93,6 +94,7 @@ class Plan:
         examination: How versions are tested.
         examples: Training examples of each client, shape (clients,).
         forward_flops: Of one example.
+        memory: What training the whole model takes on a device.
         delays: Whether modelled times pass (always, on the virtual clock).
         faults: Planned faults by address.
         split: How the model is split; None if clients compute all of it.
@@ -107,6 +109,7 @@ class Plan:
     examination: Task
     examples: np.ndarray[Any, np.dtype[np.int64]]
     forward_flops: float
+    memory: Memory
     delays: bool = True
     faults: Mapping[Address, str] = field(default_factory=dict)
     split: SplitPlan | None = None
@@ -132,6 +135,7 @@ class Plan:
             ),
             examples=sizes.train,
             forward_flops=forward_flops,
+            memory=experiment.memory(shape),
             delays=experiment.clock == "virtual" or experiment.wall.delays,
             faults={Address(f.client, f.number): f.fault for f in experiment.faults},
             split=SplitPlan.of(experiment, shape),

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from orchestrator.fleet import Fleet
-from orchestrator.plan import SplitPlan
-from policies.training import TrainingPolicy
-from policies.training.workload import EqualWorkload, WorkloadPolicy
+from orchestrator.plan import Plan, SplitPlan
+from policies.memory import Memory
+from policies.method import Method
+from policies.training.workload import EqualWorkload
 from policies.types import RunError
 
 
 class Portions:
-    """Tells how many batches clients take.
+    """Tells how many batches clients take, and what of their memory.
 
     Args:
-        workload: The policy.
-        training: Says what is asked.
+        method: Says what is asked.
         forward_flops: Of one example, where clients compute the whole model.
+        memory: What training takes there.
         split: How the model is split; None if it is not.
     """
 
     def __init__(
-        self,
-        workload: WorkloadPolicy,
-        training: TrainingPolicy,
-        forward_flops: float,
-        split: SplitPlan | None,
+        self, method: Method, forward_flops: float, memory: Memory, split: SplitPlan | None
     ) -> None:
-        self._workload = workload
-        self._training = training
+        self._workload = method.workload
+        self._training = method.training
         self._forward_flops = forward_flops
+        self._memory = memory
         self._split = split
+
+    @classmethod
+    def of(cls, plan: Plan) -> Portions:
+        """Return those of a run."""
+        return cls(plan.method, plan.forward_flops, plan.memory, plan.split)
 
     @property
     def equal(self) -> bool:
@@ -59,6 +62,13 @@ class Portions:
                 f"{asked} batches that it is asked for, got {taken}."
             )
         return 0 if taken == asked else taken
+
+    def training_bytes(self, examples: int, cut: int = 0) -> int:
+        """Return the memory that training takes on a device; arguments as of `batches`."""
+        memory = self._memory
+        if self._split is not None:
+            memory = self._split.process(examples, cut, known=False).memory
+        return memory.bytes(self._training.batch_size)
 
     def flops(self, examples: int, batches: int) -> float:
         """Return the work of an update of the whole model."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from actors.learning.encoders.base import Origin
 
-FLOAT_BYTES: Final = 4
 POSITION_BYTES: Final = 8
 _TAKES: Final[dict[Sort, str]] = {
     "images": "cnn",

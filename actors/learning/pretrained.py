@@ -6,15 +6,15 @@ trains whole on a client like any other model, or is cut in two.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
 from actors.learning.encoders import EfficientNetLite0, Encoder, Origin
 from actors.learning.examples import DataShape
-from actors.learning.modelling import FLOAT_BYTES, ModelPolicy, linear_flops, linear_parameters
+from actors.learning.modelling import ModelPolicy, linear_flops, linear_parameters
 from actors.learning.subspaces import NoSubspace, Subspace
+from policies.memory import FLOAT_BYTES
 from policies.splitting import Ends
 from policies.types import ExperimentError
 
@@ -114,7 +114,7 @@ class Pretrained(ModelPolicy):
             blocks=blocks,
             equipment_bytes=FLOAT_BYTES * (here.parameters - head),
             parameters=head + linear_parameters(layers),
-            activation_bytes=kept + FLOAT_BYTES * (math.prod(here.smashed) + sum(layers[:-1])),
+            activation_bytes=kept + FLOAT_BYTES * sum(layers[:-1]),
         )
 
     def _undivided(self, shape: DataShape) -> Ends:

@@ -35,10 +35,7 @@ class Asking:
         self._turns = context.turns
         self._timetable = context.timetable
         self._journal = context.journal
-        plan = context.plan
-        self._portions = Portions(
-            plan.method.workload, plan.method.training, plan.forward_flops, plan.split
-        )
+        self._portions = Portions.of(context.plan)
 
     def ask(self) -> None:
         """Ask for clients once everything else of this moment is done."""

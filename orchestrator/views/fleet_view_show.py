@@ -88,7 +88,7 @@ def _kind(view: FleetView, at: int) -> dict[str, Any]:
         "clients": int(group.members.size),
         "flops": group.flops._asdict(),
         "memory_bytes": profile.memory_bytes,
-        "memory_share": group.memory_share,
+        "memory_share": work.training_bytes / profile.memory_bytes,
         "downlink": group.downlink._asdict(),
         "uplink": group.uplink._asdict(),
         "latency_s": group.latency_s,

@@ -48,8 +48,6 @@ class Exchanges:
     Attributes:
         blocks: Share of the assignments in which so many blocks run on the device, by that number,
             from the fewest on; `all` if the whole encoder does.
-        training_bytes: Memory that training takes on the device, with the most blocks that it
-            computes.
         once_bytes: What it is sent of the encoder, and never again.
         once_s: Until that is there; part of the download.
         questions: To the encoder.
@@ -68,7 +66,6 @@ class Exchanges:
     """
 
     blocks: Mapping[str, float]
-    training_bytes: int
     once_bytes: Typical
     once_s: Typical
     questions: Typical
@@ -85,9 +82,7 @@ class Exchanges:
     dense_later_s: Typical
 
 
-FIGURES: Final = tuple(
-    field.name for field in fields(Exchanges) if field.name not in {"blocks", "training_bytes"}
-)
+FIGURES: Final = tuple(field.name for field in fields(Exchanges) if field.name != "blocks")
 """Those that differ from assignment to assignment."""
 
 
@@ -204,10 +199,9 @@ class Courses:
             cuts: Blocks on the device, of each.
             figures: Those named by `FIGURES`.
         """
-        ends, size = self._split.ends, self._split.training.batch_size
+        ends = self._split.ends
         counted = sorted(Counter(cuts).items())
         return Exchanges(
             blocks={ends[cut].runs: often / len(cuts) for cut, often in counted},
-            training_bytes=max(ends[cut].device_bytes(size) for cut, _ in counted),
             **figures,
         )

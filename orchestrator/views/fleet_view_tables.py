@@ -53,11 +53,11 @@ def devices(view: FleetView) -> Sheet:
             count(group.members.size),
             spread(group.flops, SPEED),
             human(group.profile.memory_bytes, BYTES),
-            share(group.memory_share),
+            share(one.training_bytes / group.profile.memory_bytes),
             f"{count(group.profile.compute_watts)} W",
             f"{count(group.profile.radio_watts)} W",
         )
-        for group in view.groups
+        for group, one in zip(view.groups, view.work, strict=True)
     ]
     return Sheet("Devices", columns, cells)
 

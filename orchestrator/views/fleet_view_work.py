@@ -17,6 +17,7 @@ from actors.learning.examples import DataShape
 from actors.publisher import Publisher, whole_message
 from orchestrator.experiment import Experiment
 from orchestrator.fleet import Always, Fleet
+from orchestrator.portions import Portions
 from orchestrator.stages import plain_training
 from orchestrator.views.fleet_view_groups import Group, Reals, Typical, evenly, moments
 from orchestrator.views.fleet_view_late import LATE_FIGURES, Late, Lessons
@@ -45,6 +46,8 @@ class Work:
         dense_total_s: The same with a dense one.
         energy_j: Of the device and its link, with the least payload.
         dense_energy_j: The same with a dense one.
+        training_bytes: Memory that training takes on the device at the most; of a split model,
+            with the blocks that it computes.
         exchanges: With the encoder; None where clients compute the whole model.
         late: What it takes if the update is late and its client corrects it; None where clients
             correct nothing.
@@ -58,6 +61,7 @@ class Work:
     dense_total_s: Typical
     energy_j: Typical
     dense_energy_j: Typical
+    training_bytes: int
     exchanges: Exchanges | None = None
     late: Late | None = None
 
@@ -87,6 +91,8 @@ class Load(NamedTuple):
 
     Attributes:
         carried: What crosses a link.
+        portions: How much each does.
+        examples: Of each client, shape (clients,); None if they are not known.
         flops: Work of one update of each client on a dense model, shape (clients,); None if it
             is not known, or the model is split.
         courses: Assignments of a split model; None where clients compute all of it.
@@ -94,6 +100,8 @@ class Load(NamedTuple):
     """
 
     carried: Sizes
+    portions: Portions
+    examples: Positions | None
     flops: Reals | None
     courses: Courses | None = None
     lessons: Lessons | None = None
@@ -144,7 +152,8 @@ def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
         for at, start_s in enumerate(moments(numbers * len(clients)))
     ]
     if load.courses is None:
-        return _of_whole(fleet, starts, load)
+        cuts = [0] * len(starts)
+        return _of_whole(fleet, starts, load, _training_bytes(starts, cuts, load))
     courses = [load.courses.of(fleet, start) for start in starts]
     found = typical(
         [
@@ -153,18 +162,30 @@ def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
         ]
     )
     own = {name: found.pop(name) for name in FIGURES}
+    cuts = [first.cut for first, _ in courses]
     return Work(
         **found,
-        exchanges=load.courses.exchanges([first.cut for first, _ in courses], own),
+        training_bytes=_training_bytes(starts, cuts, load),
+        exchanges=load.courses.exchanges(cuts, own),
         late=None,
     )
 
 
-def _of_whole(fleet: Fleet, starts: Sequence[Start], load: Load) -> Work:
+def _training_bytes(starts: Sequence[Start], cuts: Sequence[int], load: Load) -> int:
+    """Return the memory that training takes, at the most, with so many blocks on the device."""
+    known, portions = load.examples, load.portions
+    return max(
+        portions.training_bytes(0 if known is None else int(known[client]), cut)
+        for client, cut in {(start.client, cut) for start, cut in zip(starts, cuts, strict=True)}
+    )
+
+
+def _of_whole(fleet: Fleet, starts: Sequence[Start], load: Load, training_bytes: int) -> Work:
     """Return what assignments take where clients compute the whole model."""
     found = typical([_whole(fleet, start, load) for start in starts])
     late = {name: found.pop(name) for name in LATE_FIGURES if name in found}
-    return Work(**found, exchanges=None, late=Late(**late) if late else None)
+    corrected = Late(**late) if late else None
+    return Work(**found, training_bytes=training_bytes, exchanges=None, late=corrected)
 
 
 def _whole(fleet: Fleet, start: Start, load: Load) -> dict[str, float]:

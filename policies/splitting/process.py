@@ -6,20 +6,19 @@ begins with its reply. The last one ends with the update.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from policies.memory import FLOAT_BYTES, Memory
 from policies.splitting.gradients import Differences
 from policies.splitting.topology import Split
 from policies.training.base import TrainingPolicy
 from policies.update import ModelSchema, TensorSpec
 from policies.wire import least_bytes
 
-COPIES: Final = 4
-"""Of a trained parameter in memory: model, gradient, momentum, base. Our estimate."""
-FLOAT_BYTES: Final = 4
 Returns = Literal["", "features", "gradient"]
 """What a reply holds; nothing if none is waited for."""
 
@@ -41,7 +40,8 @@ class Ends(NamedTuple):
         equipment_bytes: Of what runs before the cut and is not trained, which a client is sent
             once.
         parameters: Numbers that clients train.
-        activation_bytes: What one example leaves on the device for the way back.
+        activation_bytes: What one example leaves on the device for the way back; what it is asked
+            and answered comes on top.
     """
 
     smashed: tuple[int, ...]
@@ -56,11 +56,6 @@ class Ends(NamedTuple):
     equipment_bytes: int = 0
     parameters: int = 0
     activation_bytes: int = 0
-
-    def device_bytes(self, batch_size: int) -> int:
-        """Return the memory that training takes on a device."""
-        trained = COPIES * FLOAT_BYTES * self.parameters
-        return trained + self.equipment_bytes + batch_size * self.activation_bytes
 
     @property
     def runs(self) -> str:
@@ -213,6 +208,26 @@ class Process:
         """Return the least that the numbers of a question, or of its reply, could take."""
         schema = exchange.reply(self.ends) if reply else exchange.question(self.ends)
         return self.split.activations.entropy_bits(schema) / 8 + 4.0 * schema.buffers
+
+    @property
+    def memory(self) -> Memory:
+        """What the parts take on the device, from the first assignment on.
+
+        Where features never change, activations of all examples are there at once, and then their
+        features as long as they are trained on. Elsewhere a batch's question or reply is there
+        beside what it leaves for the way back.
+        """
+        ends, n = self.ends, self.examples
+        plain = Memory(ends.parameters, ends.activation_bytes, ends.equipment_bytes // FLOAT_BYTES)
+        if self.caches:
+            asked = n * math.prod(ends.smashed) * (not ends.whole)
+            return plain._replace(kept=FLOAT_BYTES * n * ends.features, once=FLOAT_BYTES * asked)
+        sizes = [
+            max(exchange.question(ends).parameters, exchange.reply(ends).parameters)
+            for exchange in set(self.exchanges)
+        ]
+        crossing = -(-max(sizes, default=0) // self.batches[0])
+        return plain._replace(each=plain.each + FLOAT_BYTES * crossing)
 
     def device_flops(self, part: int) -> float:
         """Return the device's work in a part: what it makes of a reply, and the next question."""

@@ -16,6 +16,7 @@ from actors.encoder import Encoder, Pass, PassReceipt, Question
 from actors.ends import EndsTrainer, Start
 from actors.learning.examples import DataShape
 from actors.work import Assignment, Work
+from policies.memory import Memory
 from policies.splitting import Exchange
 from policies.splitting.process import batch_sizes
 from policies.training import Member, Task
@@ -392,6 +393,42 @@ def test_work_of_parts_adds_up() -> None:
         total = sum(process.device_flops(part) for part in range(len(process.exchanges) + 1))
         assert batch_sizes(settings.method.training, 20) == [8, 8, 4]
         assert total == 20 * (3 * ends.tail_flops + (3 if forward else 1) * ends.head_flops)
+
+
+def test_memory_by_hand() -> None:
+    """Weights, what a batch leaves and its longest message; or what is asked and kept of all."""
+
+    def memory(model: Parts, n: int, cut: int = 0, **split: Any) -> Memory:
+        talk = Talk(work(model, **split))
+        return talk.ends.process(Assignment(ADDRESS, V0, cut=cut), n).memory
+
+    head, tail, inputs = (6 + 1) * 5, (3 + 1) * 4, 6 + 5
+    both = memory(Parts(), 20)
+    assert both == Memory(head + tail, 4 * inputs + 4 * 5)
+    assert both.bytes(8) == 16 * (head + tail) + 8 * 4 * (inputs + 5)
+    told = memory(Parts(head="frozen"), 20)
+    assert told == Memory(tail, 4 * inputs + 4 * (5 + 3), head), "the next batch and dL/dz"
+    moved = {"kind": "central-difference", "directions": 2, "head_directions": 3}
+    assert memory(Parts(), 20, gradient=moved).each == 4 * inputs + 4 * max(7 * 5, 11 * 3)
+    frozen = Parts(head="frozen", body="frozen")
+    cached = memory(frozen, 20)
+    assert cached == Memory(tail, 4 * inputs, head, kept=4 * 20 * 3, once=4 * 20 * 5)
+    assert cached.bytes(1) == 16 * tail + 4 * head + 4 * 20 * 5, "activations of all at once"
+    assert cached.bytes(8) == 16 * tail + 4 * head + 4 * 20 * 3 + 8 * 4 * inputs
+    whole = memory(frozen, 20, cut=3)
+    assert (whole.kept, whole.once) == (4 * 20 * 3, 0)
+
+
+@pytest.mark.parametrize(("needs", "most"), [
+    (Memory(10, 7), (1000 - 160) // 7), (Memory(10, 7, 20), (1000 - 240) // 7),
+    (Memory(10, 7, kept=300), (1000 - 460) // 7), (Memory(10, 7, once=840), 120),
+    (Memory(10, 7, once=841), 0), (Memory(63, 7), 0), (Memory(10, 0), 500), (Memory(10, 1), 500),
+])  # fmt: skip
+def test_the_largest_batch_that_a_memory_holds(needs: Memory, most: int) -> None:
+    """It fits, the next one does not, and no more is taken than is asked."""
+    assert needs.most(1000, 500) == most
+    if 0 < most < 500:
+        assert needs.bytes(most) <= 1000 < needs.bytes(most + 1)
 
 
 def test_a_model_that_has_moved_is_still_one_vector() -> None:

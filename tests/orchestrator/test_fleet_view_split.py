@@ -215,7 +215,7 @@ def test_a_cut_that_does_not_fit_is_not_chosen() -> None:
     shape = seen(FROZEN).shape
     split = SplitPlan.of(plan_of, shape)
     assert split is not None
-    needed = [split.ends[cut].device_bytes(25) for cut in range(4)]
+    needed = [split.process(60, cut, known=False).memory.bytes(25) for cut in range(4)]
     assert needed == sorted(needed)
     for memory, cut in (
         (needed[3], 3),
@@ -236,15 +236,20 @@ def test_a_cut_that_does_not_fit_is_not_chosen() -> None:
 def test_memory_is_that_of_the_blocks_on_the_device() -> None:
     """Each kind's share of its own device, by the blocks that it computes."""
     view = seen(TWO, FROZEN, "topology.cut=auto", "topology.flops=1e4")
-    every = view.experiment.ends(view.shape)
-    ends = {ends.runs: ends for ends in every.values()}
-    for group, one in zip(view.groups, view.work, strict=True):
+    split = SplitPlan.of(view.experiment, view.shape)
+    assert split is not None
+    assert view.data is not None
+    shares = [kind["memory_share"] for kind in json.loads(as_json(view))["kinds"]]
+    for group, one, share in zip(view.groups, view.work, shares, strict=True):
         assert one.exchanges is not None
-        (cut,) = one.exchanges.blocks
-        assert one.exchanges.training_bytes == ends[cut].device_bytes(25)
-        assert group.memory_share == ends[cut].device_bytes(25) / 1e9
-    assert view.training_bytes == ends["all"].device_bytes(25)
-    assert view.parameters == ends["0"].parameters
+        (runs,) = one.exchanges.blocks
+        (cut,) = (cut for cut, ends in split.ends.items() if ends.runs == runs)
+        examples = int(view.data.sizes[group.members].max())
+        needed = split.process(examples, cut, known=False).memory.bytes(25)
+        assert one.training_bytes == needed
+        assert share == needed / 1e9
+    assert view.training_bytes == max(one.training_bytes for one in view.work)
+    assert view.parameters == split.ends[0].parameters
 
 
 def test_silos_are_refused_here_too() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
@@ -352,6 +353,22 @@ def test_auto_cuts_by_device_and_link(small: Any, ran: Any) -> None:
     }
     assert blocks["weak"] == "0 blocks"
     assert blocks["strong"] == "all of the encoder"
+
+
+def test_the_table_of_clients_has_the_memory_of_their_blocks(small: Any, tmp_path: Path) -> None:
+    """A device that `auto` gave the whole encoder is as full as that makes it."""
+    how = small(*SPLIT, *UNLIKE, FROZEN, topology(cut="auto", flops="1e6"), "stop.versions=6")
+    run(Request(how, tmp_path / "run", in_process=True), Console(file=StringIO()))
+    clients = pd.read_parquet(tmp_path / "run" / "clients.parquet")
+    frozen = (64 + 1) * 12 + (12 + 1) * 14 + (14 + 1) * 14 + (14 + 1) * 3
+    for row in clients.itertuples():
+        if row.profile == "strong":
+            inputs, sent, kept = 64 + 12 + 14 + 14 + 3, frozen, row.examples * 3
+        else:
+            inputs, sent, kept = 64 + 12, (64 + 1) * 12, row.examples * 3
+        once = 0 if row.profile == "strong" else row.examples * 12
+        needed = 16 * 40 + 4 * sent + 4 * max(once, kept + 10 * inputs)
+        assert row.memory_share == needed / 1e9, row.profile
 
 
 def test_a_rollback_takes_the_encoder_back(small: Any, build: Any, ended: Any) -> None:
