@@ -27,7 +27,7 @@ from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Assignment, Figures, GroupReceipt, Order, Work, packed, unpacked
 from policies.splitting import Ends
-from policies.training import Member, Task, Trained
+from policies.training import Member, Portion, Task, Trained
 from policies.training.chain_torch import aligned
 from policies.types import Buffer, Vector, stream, stream_seed
 from policies.update import Base, Masked, ModelSchema
@@ -357,9 +357,9 @@ class Client:
         if self.has_cohorts:
             most = max(1, COHORT_BYTES // (4 * self.schema.parameters))
 
-        def kind(given: _Given) -> tuple[bool, bool, int]:
+        def kind(given: _Given) -> tuple[bool, bool, Portion]:
             assignment = given.assignment
-            return bool(assignment.fault), assignment.asks, assignment.batches
+            return bool(assignment.fault), assignment.asks, assignment.portion
 
         for (faulty, asks, _), run in groupby(group, key=kind):
             members = list(run)

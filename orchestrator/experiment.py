@@ -59,6 +59,7 @@ from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
 from policies.splitting import Ends, Process, Split, Topology, Whole
 from policies.training import TrainingPolicy
 from policies.training.sgd import LocalSteps
+from policies.training.workload import WorkloadPolicy
 from policies.types import ExperimentError
 from policies.units import Seconds
 
@@ -350,6 +351,15 @@ def _lessons_are_read(method: Method, guards: Guards) -> Finding:
         )
 
 
+def _batches_shrink(method: Method) -> Finding:
+    least, asked = method.workload.least_batch, method.training.batch_size
+    if least is not None and least > asked:
+        yield (
+            "method.workload.least_batch",
+            f"must not exceed method.training.batch_size = {asked}, got {least}. Lower it.",
+        )
+
+
 def _lateness_weighs(method: Method) -> Finding:
     for reason in lateness_misfits(method.staleness, method.aggregation):
         yield "method.staleness", reason
@@ -482,6 +492,7 @@ def _model_fits(
     model: ModelPolicy,
     fleet: FleetSettings,
     training: TrainingPolicy,
+    workload: WorkloadPolicy,
     topology: Topology,
 ) -> Finding:
     shape, lost = _shape(data), model.missing()
@@ -501,8 +512,9 @@ def _model_fits(
     known = fleet.known_profiles()
     counts = apportion([entry.share for entry in fleet.mix], fleet.clients)
     taken = (entry.profile for entry, count in zip(fleet.mix, counts, strict=True) if count)
+    least, size = workload.least_batch, training.batch_size
     for name in dict.fromkeys(taken):
-        trouble = fits(known[name], memory, training.batch_size)
+        trouble = fits(known[name], memory, size if least is None else min(least, size), least)
         if trouble:
             yield "model", trouble
 
@@ -714,6 +726,7 @@ CHECKS = (
         ("method.training", "method.uplink", "method.downlink", "method.aggregation"), _zeros_stay
     ),
     Check(("method.training", "model"), _learnt_weights_stay),
+    Check(("method",), _batches_shrink),
     Check(("method",), _lateness_weighs),
     Check(("method",), _corrects),
     Check(("method", "guards"), _lessons_are_read),
@@ -750,7 +763,9 @@ CHECKS = (
     Check(("data", "fleet", "hosting"), _silos_are_the_clients),
     Check(("data", "method.correction"), _tutor_has_inputs),
     Check(("clock", "method.correction"), _teacher_is_known),
-    Check(("data", "model", "fleet", "method.training", "topology"), _model_fits),
+    Check(
+        ("data", "model", "fleet", "method.training", "method.workload", "topology"), _model_fits
+    ),
     Check(("fleet", "faults"), _faults_name_clients),
 )
 

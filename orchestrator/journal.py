@@ -23,6 +23,7 @@ from orchestrator.runtime import Place
 from policies.guards import StopReason
 from policies.splitting import Ends, Exchange
 from policies.splitting.process import rows_in
+from policies.training import Portion
 from policies.types import Address, Outcome, Reason, Verdict, Version
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ class Journal:
         self._clock = clock
 
     def dispatched(
-        self, address: Address, base: Version, held: Version | None, shipment: Shipment
+        self,
+        address: Address,
+        base: Version,
+        held: Version | None,
+        shipment: Shipment,
+        portion: Portion,
     ) -> None:
         """A client was asked, and is sent what it lacks."""
         self._write(
@@ -59,6 +65,7 @@ class Journal:
             held_version=None if held is None else held.number,
             downlink_bytes=shipment.bytes,
             downlink_entropy_bytes=shipment.entropy_bytes,
+            detail=f"batches of {portion.batch_size}" if portion.batch_size else None,
         )
 
     def fetched(self, flight: Flight, teacher: Version, shipment: Shipment) -> None:

@@ -9,6 +9,7 @@ from orchestrator.engine.state import EncoderState, Waiting
 from orchestrator.plan import SplitPlan, Talk
 from orchestrator.runtime import Handle, Place, Weights
 from policies.splitting import Exchange
+from policies.training import Portion
 from policies.types import Address, RunError, Version
 
 T = TypeVar("T")
@@ -125,11 +126,11 @@ def dump_talk(talk: Talk, name: str, keeper: Keeper) -> dict[str, Any]:
     }
 
 
-def talk(row: Mapping[str, Any], batches: int, split: SplitPlan, finder: Finder) -> Talk:
+def talk(row: Mapping[str, Any], portion: Portion, split: SplitPlan, finder: Finder) -> Talk:
     """Read what `dump_talk` wrote."""
     examples, cut, known = row["process"]
     return Talk(
-        split.process(examples, cut, known=known, batches=batches),
+        split.process(examples, cut, known=known, portion=portion),
         part=row["part"],
         carry=finder.place(row["carry"]),
         reply=finder.place(row["reply"]),

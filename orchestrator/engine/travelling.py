@@ -55,7 +55,7 @@ class Travelling:
         versions, teacher = self._state.versions, flight.teacher
         fault, talk = self._faults.get(flight.address, ""), flight.talk
         assignment = Assignment(
-            flight.address, flight.base, fault, flight.strength, batches=flight.batches
+            flight.address, flight.base, fault, flight.strength, portion=flight.portion
         )
         if talk is not None:
             assignment = assignment._replace(

@@ -6,13 +6,14 @@ from orchestrator.fleet.catalogue import Profile
 from policies.memory import COPIES, FLOAT_BYTES, Memory
 
 
-def fits(profile: Profile, memory: Memory, batch_size: int) -> str | None:
+def fits(profile: Profile, memory: Memory, batch_size: int, least: int | None = None) -> str | None:
     """Say why training a model needs more memory than a device has, or return None.
 
     Args:
         profile: The device.
         memory: What training takes.
         batch_size: Examples a step.
+        least: `method.workload.least_batch`, which lowers them; None if it does not.
 
     Returns:
         A message with the numbers and the way out, or None if it fits.
@@ -25,19 +26,21 @@ def fits(profile: Profile, memory: Memory, batch_size: int) -> str | None:
         f"{profile.name} has {_size(has)} for training and needs {_size(needed)}: "
         f"{_size(memory.weights)} for {COPIES} copies of {memory.parameters:,} float32 "
         f"parameters{more}, {_size(needed - memory.weights)} for the activations of "
-        f"{batch_size} examples. {_way_out(has, memory, batch_size)}, or leave {profile.name} out "
-        "of the mix."
+        f"{batch_size} examples. {_way_out(has, memory, batch_size, least)}, or leave "
+        f"{profile.name} out of the mix."
     )
 
 
-def _way_out(has: int, memory: Memory, batch_size: int) -> str:
+def _way_out(has: int, memory: Memory, batch_size: int, least: int | None) -> str:
     if memory.weights >= has:
         if memory.frozen > memory.parameters:
             return "Take a smaller encoder"
         return f"Take a model of at most {has // (COPIES * FLOAT_BYTES):,} parameters"
     most = memory.most(has, batch_size)
+    if most and least is not None:
+        return f"Lower method.workload.least_batch to {most}"
     if most:
-        return f"Lower batch_size to {most}"
+        return f"Lower batch_size to {most} or set method.workload.least_batch"
     return "Take a smaller model"
 
 

@@ -31,6 +31,7 @@ from orchestrator.views.fleet_view_split import Courses
 from orchestrator.views.fleet_view_walk import Sizes
 from orchestrator.views.fleet_view_work import Load, Work, sizes, work
 from policies.splitting import Split
+from policies.training import Portion
 from policies.types import ExperimentError, Positions
 
 
@@ -80,6 +81,12 @@ class FleetView:
     def split(self) -> bool:
         """Whether an encoder computes a part of the model."""
         return isinstance(self.experiment.topology, Split)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some clients may be asked for less than others."""
+        workload = self.experiment.method.workload
+        return workload.kind != "equal" or workload.least_batch is not None
 
     @property
     def corrects(self) -> bool:
@@ -152,12 +159,12 @@ def _load(
                 "topology split needs clients whose examples are known: no silos."
             )
         courses = Courses(split, examples, carried, experiment.seed, portions)
-        return Load(carried, portions, examples, None, courses)
+        return Load(carried, method.training, portions, examples, None, courses)
     lessons = None
     if at_clients(experiment.method):
         lessons = Lessons(experiment, shape, examples)
     flops = _flops(fleet, examples, portions)
-    return Load(carried, portions, examples, flops, lessons=lessons)
+    return Load(carried, method.training, portions, examples, flops, lessons=lessons)
 
 
 def _flops(fleet: Fleet, examples: Positions | None, portions: Portions) -> Reals | None:
@@ -166,7 +173,7 @@ def _flops(fleet: Fleet, examples: Positions | None, portions: Portions) -> Real
         return None
     if portions.equal:
         different, place = np.unique(examples, return_inverse=True)
-        flops: Reals = np.array([portions.flops(int(n), 0) for n in different])[place]
+        flops: Reals = np.array([portions.flops(int(n), Portion()) for n in different])[place]
         return flops
-    taken = (portions.batches(fleet, client, int(n)) for client, n in enumerate(examples))
-    return np.array([portions.flops(int(n), k) for n, k in zip(examples, taken, strict=True)])
+    taken = (portions.of(fleet, client, int(n)) for client, n in enumerate(examples))
+    return np.array([portions.flops(int(n), part) for n, part in zip(examples, taken, strict=True)])

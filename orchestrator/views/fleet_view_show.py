@@ -17,7 +17,7 @@ from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.fleet_view_cells import CellView
 from orchestrator.views.fleet_view_data import Data
 from orchestrator.views.fleet_view_day import in_words
-from orchestrator.views.fleet_view_groups import Typical
+from orchestrator.views.fleet_view_groups import Range, Typical
 from orchestrator.views.fleet_view_tables import drop_out, sentences, sheets
 from orchestrator.views.sheets import put
 
@@ -115,7 +115,7 @@ def _figures(found: Any) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name in (field.name for field in fields(found)):
         value = getattr(found, name)
-        if isinstance(value, Typical):
+        if isinstance(value, Range | Typical):
             value = value._asdict()
         elif is_dataclass(value):
             value = _figures(value)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from orchestrator.cuts import shortest
+from orchestrator.cuts import Job, shortest
 from orchestrator.fleet import Fleet
 from orchestrator.plan import SplitPlan
 from orchestrator.portions import Portions
@@ -115,10 +115,11 @@ class Courses:
     def of(self, fleet: Fleet, start: Start) -> tuple[Course, Course]:
         """Return a client's first assignment, if it began now, and a later one."""
         split, examples = self._split, int(self._examples[start.client])
-        cut = shortest(split, fleet, start.client, examples, start.at_s)
-        batches = self._portions.batches(fleet, start.client, examples, cut)
-        first = split.process(examples, cut, known=False, batches=batches)
-        later = split.process(examples, cut, known=split.caches, batches=batches)
+        job = Job(start.client, examples, start.at_s)
+        cut = shortest(split, self._portions, fleet, job)
+        portion = self._portions.of(fleet, start.client, examples, cut)
+        first = split.process(examples, cut, known=False, portion=portion)
+        later = split.process(examples, cut, known=split.caches, portion=portion)
         once_bytes = split.ends[cut].equipment_bytes
         return self._course(cut, first, once_bytes), self._course(cut, later, 0)
 

@@ -127,13 +127,21 @@ def assignment(view: FleetView) -> Sheet:
     """Return what an assignment takes each kind, with the least payload."""
     split = view.split
     columns = (
-        _KIND, "download", "compute", *["exchanges"] * split, "upload", "in all", "95 %",
-        *["a later one"] * split, "updates an hour", "energy",
+        _KIND, *["batches", "of"] * view.uneven, "download", "compute", *["exchanges"] * split,
+        "upload", "in all", "95 %", *["a later one"] * split, "updates an hour", "energy",
     )  # fmt: skip
     cells = [
-        (group.label, *_assignment(one)) for group, one in zip(view.groups, view.work, strict=True)
+        (group.label, *(_batches(one) if view.uneven else ()), *_assignment(one))
+        for group, one in zip(view.groups, view.work, strict=True)
     ]
     return Sheet("One assignment", columns, cells)
+
+
+def _batches(one: Work) -> tuple[str, str]:
+    """Write how many batches an assignment has, and of how many examples."""
+    least, _, most = one.batch_size
+    sizes = count(most) if least == most else f"{count(least)} to {count(most)}"
+    return count(one.batches.median), sizes
 
 
 def _assignment(one: Work) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ between the least that the method can send and a dense payload.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -19,11 +20,12 @@ from orchestrator.experiment import Experiment
 from orchestrator.fleet import Always, Fleet
 from orchestrator.portions import Portions
 from orchestrator.stages import plain_training
-from orchestrator.views.fleet_view_groups import Group, Reals, Typical, evenly, moments
+from orchestrator.views.fleet_view_groups import Group, Range, Reals, Typical, evenly, moments
 from orchestrator.views.fleet_view_late import LATE_FIGURES, Late, Lessons
 from orchestrator.views.fleet_view_split import FIGURES, Courses, Exchanges
 from orchestrator.views.fleet_view_walk import Sizes, Start, Walk, typical
 from policies.sparsity import Masks
+from policies.training import TrainingPolicy
 from policies.types import Address, Positions, Version
 from policies.update import Dense
 from policies.wire import Header, encode
@@ -46,6 +48,8 @@ class Work:
         dense_total_s: The same with a dense one.
         energy_j: Of the device and its link, with the least payload.
         dense_energy_j: The same with a dense one.
+        batches: That it takes; NaN where clients' examples are not known.
+        batch_size: Examples of each: least, median, most.
         training_bytes: Memory that training takes on the device at the most; of a split model,
             with the blocks that it computes.
         exchanges: With the encoder; None where clients compute the whole model.
@@ -61,6 +65,8 @@ class Work:
     dense_total_s: Typical
     energy_j: Typical
     dense_energy_j: Typical
+    batches: Typical
+    batch_size: Range
     training_bytes: int
     exchanges: Exchanges | None = None
     late: Late | None = None
@@ -91,6 +97,7 @@ class Load(NamedTuple):
 
     Attributes:
         carried: What crosses a link.
+        training: What is asked of all.
         portions: How much each does.
         examples: Of each client, shape (clients,); None if they are not known.
         flops: Work of one update of each client on a dense model, shape (clients,); None if it
@@ -100,6 +107,7 @@ class Load(NamedTuple):
     """
 
     carried: Sizes
+    training: TrainingPolicy
     portions: Portions
     examples: Positions | None
     flops: Reals | None
@@ -152,8 +160,7 @@ def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
         for at, start_s in enumerate(moments(numbers * len(clients)))
     ]
     if load.courses is None:
-        cuts = [0] * len(starts)
-        return _of_whole(fleet, starts, load, _training_bytes(starts, cuts, load))
+        return _of_whole(fleet, starts, load)
     courses = [load.courses.of(fleet, start) for start in starts]
     found = typical(
         [
@@ -163,29 +170,34 @@ def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
     )
     own = {name: found.pop(name) for name in FIGURES}
     cuts = [first.cut for first, _ in courses]
-    return Work(
-        **found,
-        training_bytes=_training_bytes(starts, cuts, load),
-        exchanges=load.courses.exchanges(cuts, own),
-        late=None,
+    told: dict[str, Any] = {**found, **_portions(fleet, starts, cuts, load)}
+    return Work(**told, exchanges=load.courses.exchanges(cuts, own), late=None)
+
+
+def _portions(
+    fleet: Fleet, starts: Sequence[Start], cuts: Sequence[int], load: Load
+) -> dict[str, Any]:
+    """Return how much clients do with so many blocks on the device, and in what memory."""
+    known, portions, training = load.examples, load.portions, load.training
+    jobs = dict.fromkeys(
+        (start.client, training.batch_size if known is None else int(known[start.client]), cut)
+        for start, cut in zip(starts, cuts, strict=True)
     )
+    parts = [training.portion(portions.of(fleet, *job)) for job in jobs]
+    counts = [part.batches(examples) for part, (_, examples, _) in zip(parts, jobs, strict=True)]
+    return {
+        "batches": Typical(math.nan, math.nan) if known is None else Typical.of(counts),
+        "batch_size": Range.whole(np.array([part.batch_size for part in parts])),
+        "training_bytes": max(portions.training_bytes(fleet, *job) for job in jobs),
+    }
 
 
-def _training_bytes(starts: Sequence[Start], cuts: Sequence[int], load: Load) -> int:
-    """Return the memory that training takes, at the most, with so many blocks on the device."""
-    known, portions = load.examples, load.portions
-    return max(
-        portions.training_bytes(0 if known is None else int(known[client]), cut)
-        for client, cut in {(start.client, cut) for start, cut in zip(starts, cuts, strict=True)}
-    )
-
-
-def _of_whole(fleet: Fleet, starts: Sequence[Start], load: Load, training_bytes: int) -> Work:
+def _of_whole(fleet: Fleet, starts: Sequence[Start], load: Load) -> Work:
     """Return what assignments take where clients compute the whole model."""
     found = typical([_whole(fleet, start, load) for start in starts])
     late = {name: found.pop(name) for name in LATE_FIGURES if name in found}
-    corrected = Late(**late) if late else None
-    return Work(**found, training_bytes=training_bytes, exchanges=None, late=corrected)
+    told: dict[str, Any] = {**found, **_portions(fleet, starts, [0] * len(starts), load)}
+    return Work(**told, exchanges=None, late=Late(**late) if late else None)
 
 
 def _whole(fleet: Fleet, start: Start, load: Load) -> dict[str, float]:

@@ -7,15 +7,18 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.cuts import shortest
+from actors.learning.holdings import Sizes
+from orchestrator.cuts import Job, shortest
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import Node
-from orchestrator.plan import SplitPlan
+from orchestrator.plan import Plan, SplitPlan
+from orchestrator.portions import Portions
 from orchestrator.stages import Ask, Compute, Download
 from orchestrator.views.fleet_view import FleetView, look
 from orchestrator.views.fleet_view_page import page
@@ -230,7 +233,8 @@ def test_a_cut_that_does_not_fit_is_not_chosen() -> None:
             **plan_of.fleet.profiles, "strong": profile}})  # fmt: skip
         fleet = Fleet.draw(settings, 0)
         client = fleet.profile_names().index("strong")
-        assert shortest(split, fleet, client, 60, 0.0) == cut
+        portions = Portions.asked_by(Plan.of(plan_of, shape, Sizes(np.array([60]), np.zeros(1))))
+        assert shortest(split, portions, fleet, Job(client, 60, 0.0)) == cut
 
 
 def test_memory_is_that_of_the_blocks_on_the_device() -> None:

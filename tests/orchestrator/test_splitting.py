@@ -91,6 +91,16 @@ VARIETY = {
         ),
         "fleet.mix=[{profile: slow}, {profile: flagship-phone}]",
     ),
+    "small batches": (
+        HEADLESS,
+        "method.workload={kind: timed, seconds: 0.005, least: 2, least_batch: 2}",
+        topology(cut="auto"),
+        (
+            "fleet.profiles={slow: {flops: 2e6, memory_bytes: 6 kB, compute_watts: 2, "
+            "radio_watts: 1, uplink: 1 Mbit/s, downlink: 1 Mbit/s, latency_s: 0.05}}"
+        ),
+        "fleet.mix=[{profile: slow}, {profile: flagship-phone}]",
+    ),
     "impatient": (*SHORT_STAYS[:2], topology(timeout=1.3, flops="2e5")),
 }
 
