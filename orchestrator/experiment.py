@@ -685,6 +685,24 @@ def _can_learn(
         )
 
 
+def _features_stay(topology: Topology, data: DataSettings, model: ModelPolicy) -> Finding:
+    shape = _shape(data)
+    if not isinstance(topology, Split) or shape is None or isinstance(data, Silos):
+        return
+    if not isinstance(data.partition, Natural) or data.partition.drift is None:
+        return
+    with suppress(ExperimentError):  # said by `_can_be_split`
+        if not model.ends(shape).learns:
+            yield (
+                "data.partition.drift",
+                (
+                    "gives clients other examples from update to update, and with topology split "
+                    "features are computed once where nothing but the tail is trained. Remove "
+                    "drift, or train the head or a part of the encoder."
+                ),
+            )
+
+
 def _split_has_one_server(
     topology: Topology, method: Method, fleet: FleetSettings, evaluate: Evaluate
 ) -> Finding:
@@ -719,6 +737,7 @@ def _split_has_one_server(
 CHECKS = (
     Check(("topology", "data", "model"), _can_be_split),
     Check(("topology", "data", "model", "method.training"), _can_learn),
+    Check(("topology", "data", "model"), _features_stay),
     Check(("topology", "method", "fleet", "evaluate"), _split_has_one_server),
     Check(("method.uplink", "method.aggregation"), _fits_together),
     Check(("method.uplink", "method.aggregation", "method.pruning"), _zeros_arrive),

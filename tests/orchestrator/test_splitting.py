@@ -123,6 +123,13 @@ REFUSED = (
         "federated tests the whole model",
     ),
     ((topology(step=2),), "step"),
+    (
+        (
+            FROZEN,
+            "data={source: movielens, partition: {kind: natural, drift: {window: 0.5}}}",
+        ),
+        "features are computed once where nothing but the tail is trained",
+    ),
     ((topology(cut="all"),), "cut all runs all of the encoder on the devices"),
     (
         (
