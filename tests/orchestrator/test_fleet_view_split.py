@@ -237,6 +237,44 @@ def test_a_cut_that_does_not_fit_is_not_chosen() -> None:
         assert shortest(split, portions, fleet, Job(client, 60, 0.0)) == cut
 
 
+def chosen(*how: str, examples: int = 60) -> int:
+    """Return where `auto` cuts for the first client."""
+    experiment = made(*how, "topology.cut=auto")
+    view = look(experiment, HERE)
+    plan = Plan.of(experiment, view.shape, Sizes(np.array([examples]), np.zeros(1)))
+    assert plan.split is not None
+    fleet = Fleet.draw(experiment.fleet, 0)
+    return shortest(plan.split, Portions.asked_by(plan), fleet, Job(0, examples, 0.0))
+
+
+def test_what_must_be_sent_counts_where_all_is_done_once() -> None:
+    """Over a slow downlink features are shorter than what computes them; kept weights are not."""
+    device = (
+        "fleet.profiles.slow={flops: 1e12, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Gbit/s, downlink: %s, latency_s: 0.1}"
+    )
+    assert chosen(FROZEN, device % "1 kbit/s", "topology.flops=1e9") == 0
+    assert chosen(FROZEN, device % "1 Gbit/s", "topology.flops=1e9") == 3
+
+
+def test_batches_that_fit_are_compared_by_their_examples() -> None:
+    """A cut that leaves room for two examples a batch is no shorter than one for four."""
+    least = "method.workload={kind: equal, least_batch: 2}"
+    device = (
+        "fleet.profiles.slow={flops: 1e12, memory_bytes: %d B, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Mbit/s, downlink: 1 Mbit/s, latency_s: 0.1}"
+    )
+    view = seen(HEADLESS, "topology.cut=auto")
+    split = SplitPlan.of(view.experiment, view.shape)
+    assert split is not None
+    near, far = (split.process(60, cut, known=False).memory for cut in (0, 1))
+    between = far.bytes(2)
+    assert (near.most(between, 25), far.most(between, 25)) == (4, 2)
+    how = (HEADLESS, least, "topology.flops=1e5")
+    assert chosen(*how, device % between) == 0
+    assert chosen(*how, device % 10**9) == 1
+
+
 def test_memory_is_that_of_the_blocks_on_the_device() -> None:
     """Each kind's share of its own device, by the blocks that it computes."""
     view = seen(TWO, FROZEN, "topology.cut=auto", "topology.flops=1e4")

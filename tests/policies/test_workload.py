@@ -150,6 +150,21 @@ def test_devices_without_the_memory_are_refused(small: Any) -> None:
         small(*FULL, "method.workload.least_batch=21")
 
 
+def test_how_many_smaller_batches_fit(small: Any, build: Any) -> None:
+    """Of 10 examples each, as memory has it, an epoch of 40 has four; two of them fit the time."""
+    engine = build(small(*FULL, "method.training.epochs=2"))
+    plan, fleet = engine.plan, engine.fleet
+    tiny = fleet.profile_names().index("tiny")
+    example_s = fleet.nominal_s(tiny, 3 * plan.forward_flops)
+    portions = Portions.asked_by(plan)
+    portions._workload = TimedWorkload(seconds=25 * example_s, least_batch=4)
+    assert portions.of(fleet, tiny, 40) == Portion(batches=2, batch_size=10)
+    portions._workload = TimedWorkload(seconds=6 * example_s, least_batch=4)
+    assert portions.of(fleet, tiny, 40) == Portion(batches=1, batch_size=6)
+    portions._workload = TimedWorkload(seconds=100 * example_s, least_batch=4)
+    assert portions.of(fleet, tiny, 40) == Portion(batch_size=10)
+
+
 def test_a_workload_that_asks_for_too_much_is_told(small: Any, build: Any) -> None:
     """A number that cannot be is a mistake of the policy, with its name."""
     engine = build(small(*FULL))
