@@ -125,6 +125,36 @@ def test_split_models(
     assert {"encoder 0"} <= {row["actor"] for row in ops if row["kind"] == "memory"}
 
 
+def test_split_models_that_run_on_the_devices(small: Any, head: Any, tmp_path: Path) -> None:
+    """Devices that compute their features, some of them with smaller batches, and one that dies."""
+    settings = (
+        'model={kind: "split_nets:Parts", width: 14, head: frozen, body: frozen}',
+        "topology={kind: split, cut: auto, flops: 1e6}",
+        (
+            "fleet.profiles={strong: {flops: 1e12, memory_bytes: 13 kB, compute_watts: 2, "
+            "radio_watts: 1, uplink: 10 kbit/s, downlink: 10 kbit/s, latency_s: 0.05}, "
+            "weak: {flops: 1e5, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+            "uplink: 1 Gbit/s, downlink: 1 Gbit/s, latency_s: 0.0001}}"
+        ),
+        "fleet.mix=[{profile: strong}, {profile: weak}]",
+        "method.uplink.kind=dense",
+        "method.workload={kind: equal, least_batch: 2}",
+        "stop.versions=8",
+    )
+    more = {"paths": (str(NETS),)}
+    crash = "faults=[{fault: crash, client: 2, number: 0}]"
+    summary, ops = on_ray(
+        small(*settings, crash, "hosting=pooled"), tmp_path / "ray", head.address, **more
+    )
+    alone, _ = on_ray(small(*settings), tmp_path / "alone", "", in_process=True, **more)
+    assert {row["client"] for row in ops if row["kind"] == "resent"} >= {2}
+    assert summary.digest == alone.digest
+    events = pq.read_table(tmp_path / "ray" / "events.parquet").to_pylist()
+    told = {row["detail"] or "" for row in events}
+    assert "all of the encoder" in told
+    assert any(text.startswith("batches of ") for text in told)
+
+
 CELLS = "fleet.regions={near: {cell: {}}, far: {share: 2, cell: {uplink: 1e6, latency_s: 0.1}}}"
 
 
