@@ -690,3 +690,46 @@ def test_ray_job(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
     refused = submit("here")
     assert refused.returncode != 0
     assert "--out and --resume must be absolute" in refused.stdout + refused.stderr
+
+
+def test_a_job_that_is_stopped(small: Any, head: Any, tmp_path: Path) -> None:
+    """`ray job stop` leaves a checkpoint where the run is kept, and ends its MLflow run.
+
+    The job works in a folder of its own, and its results go to a URL.
+    """
+    from mlflow import MlflowClient
+
+    work, kept = tmp_path / "work", tmp_path / "kept" / "far"
+    work.mkdir()
+    file = write(
+        small, work, "hosting=pooled", "stop.versions=100000", "checkpoint.every_s=1",
+        "tracking.enabled=true",
+    )  # fmt: skip
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    ray = str(Path(sys.executable).with_name("ray"))
+
+    def job(*words: str) -> str:
+        done = subprocess.run(
+            [ray, "job", words[0], "--address", head.dashboard, *words[1:]],
+            capture_output=True, text=True, timeout=180, check=False, env={**os.environ},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    job(
+        "submit", "--no-wait", "--submission-id", "stopped", "--working-dir", str(work),
+        "--runtime-env-json", json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": store}}),
+        "--", sys.executable, "-m", "orchestrator", "run", file.name, "--out", f"file://{kept}",
+    )  # fmt: skip
+    pause = threading.Event()
+    for _ in range(600):
+        if (kept / "going.json").exists():
+            break
+        pause.wait(0.2)
+    job("stop", "stopped")
+    assert "interrupted at version" in job("logs", "stopped")
+    runs = MlflowClient(store).search_runs(["1"])
+    assert [found.info.status for found in runs] == ["KILLED"]
+    listed = json.loads((kept / "going.json").read_text(encoding="utf-8"))["files"]
+    assert any(name.startswith("checkpoint/") for name in listed)
+    assert not (kept / "summary.json").exists()
