@@ -13,8 +13,9 @@ from typing import Final, Literal
 
 from policies.types import Address, Buffer, stream
 
-Fault = Literal["crash", "hang", "error", "garbage", "not-finite", "huge"]
-"""crash: the process is killed in mid-training. hang: it never comes back. error: it raises.
+Fault = Literal["crash", "hang", "duplicate", "error", "garbage", "not-finite", "huge"]
+"""crash: the process is killed in mid-training. hang: it never comes back. duplicate: the payload
+reaches the server twice. error: it raises.
 garbage: the payload is random bytes. not-finite: the payload holds NaN. huge: what was
 learnt is a thousand times as much."""
 

@@ -221,9 +221,20 @@ class Crew:
         payloads, states, receipt = worker.train.remote(packed(order), *buffers)
         asks = tasks[0].job.assignment.asks  # a question goes to the encoder, when it has arrived
         admissions = receipt if asks else self._admit(order, receipt, payloads)
+        self._deliver_twice(worker, tasks, lambda: self._admit(order, receipt, payloads))
         worker.groups.append(_Group(tasks, payloads, states, receipt, admissions))
         if len(worker.groups) == 1:
             worker.deadline = self._deadline(worker)
+
+    def _deliver_twice(
+        self, worker: Worker, tasks: Sequence[Task], admit: Callable[[], Any]
+    ) -> None:
+        """Act out a planned duplicate: the server gets the same payloads again."""
+        for assignment in (task.job.assignment for task in tasks):
+            if assignment.fault == "duplicate" and not assignment.asks:
+                admit()
+                client, number = assignment.address
+                self._note("duplicate", actor=worker.name, client=client, number=number)
 
     def _deadline(self, worker: Worker) -> float:
         """Return when the worker's first group must be done: a call's limit for each member."""

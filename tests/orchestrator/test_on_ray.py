@@ -442,6 +442,15 @@ def test_grouping_does_not_touch_planned_faults(
     assert summary.digest == reference.digest
 
 
+def test_duplicate(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+    """A payload that is delivered twice counts once: the same digest."""
+    faults = "faults=[{fault: duplicate, client: 1}, {fault: duplicate, client: 4, number: 1}]"
+    summary, ops = on_ray(small("hosting=pooled", faults), tmp_path / "run", head.address)
+    assert summary.digest == reference
+    again = {(row["client"], row["number"]) for row in ops if row["kind"] == "duplicate"}
+    assert again == {(1, 0), (4, 1)}
+
+
 def test_hang(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
     """An actor that hangs past its deadline is killed and replaced: the same digest."""
     experiment = small("hosting=dedicated", "faults=[{fault: hang, client: 2}]", "limits.train_s=5")
