@@ -112,6 +112,7 @@ class Pretrained(ModelPolicy):
             equipment_bytes=FLOAT_BYTES * (here.parameters - head),
             parameters=head + linear_parameters(layers),
             activation_bytes=kept + FLOAT_BYTES * (math.prod(here.smashed) + sum(layers[:-1])),
+            tail_parameters=linear_parameters(layers),
         )
 
     def build(self, shape: DataShape) -> PretrainedModule:

@@ -40,6 +40,7 @@ class Ends(NamedTuple):
             once.
         parameters: Numbers that clients train.
         activation_bytes: What one example leaves on the device for the way back.
+        tail_parameters: Of `parameters`, those of the tail.
     """
 
     smashed: tuple[int, ...]
@@ -53,11 +54,16 @@ class Ends(NamedTuple):
     equipment_bytes: int = 0
     parameters: int = 0
     activation_bytes: int = 0
+    tail_parameters: int = 0
 
     def device_bytes(self, batch_size: int) -> int:
         """Return the memory that training takes on a device."""
         trained = COPIES * FLOAT_BYTES * self.parameters
         return trained + self.equipment_bytes + batch_size * self.activation_bytes
+
+    def exchanged(self, split: Split) -> int:
+        """Return how many numbers clients and the parameter server exchange."""
+        return self.parameters - (self.tail_parameters if split.personal else 0)
 
     @property
     def learns(self) -> bool:

@@ -23,6 +23,8 @@ class Split(Settings):
 
     Attributes:
         gradient: How the encoder and clients' heads learn.
+        tail: `shared` is aggregated like the head; `personal` stays with its client and never
+            crosses the network.
         rate: Learning rate of the encoder's trained weights; each pass over what clients have sent
             takes one step along the mean of their gradients.
         momentum: Of these steps.
@@ -39,6 +41,7 @@ class Split(Settings):
 
     kind: Literal["split"] = "split"
     gradient: Gradient = Exact()
+    tail: Literal["shared", "personal"] = "shared"
     rate: NonNegativeFloat = 0.01
     momentum: float = Field(default=0.0, ge=0, lt=1)
     activations: Activations = DenseActivations()
@@ -49,3 +52,8 @@ class Split(Settings):
     timeout: Annotated[Seconds, Field(gt=0)] = 600.0
     flops: Annotated[Flops, Field(gt=0)] | None = None
     num_gpus: NonNegativeFloat = 0.0
+
+    @property
+    def personal(self) -> bool:
+        """Whether each client has a tail of its own."""
+        return self.tail == "personal"

@@ -392,7 +392,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 8"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 9"):
         checkpoint.load(tmp_path)
 
 
