@@ -133,7 +133,7 @@ class Client:
         mask = content.mask if isinstance(content, Masked) else None
         values = content.densify(self.schema.parameters)
         base = Base(values, self.schema, received.header.base, mask, received.header.scalar)
-        return _Start(base, received.buffers, _flags(base, self._division.own_parameters))
+        return _Start(base, received.buffers, _flags(base, self._division.own.parameters))
 
     def _updates(self, group: Sequence[_Given]) -> Iterator[tuple[Buffer, Buffer, Figures]]:
         """Yield each assignment's payload, its client's state after it, and what was measured."""

@@ -62,6 +62,7 @@ class Summary:
     backhaul_uplink_bytes: int = 0
     backhaul_downlink_bytes: int = 0
     weights: str = ""
+    mean_client_accuracy: float = nan
 
     def write(self, out: Path) -> Path:
         """Write `summary.json` into a run's folder, whole or not at all."""

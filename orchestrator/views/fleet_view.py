@@ -111,7 +111,7 @@ def look(
     split = SplitPlan.of(experiment, shape)
     took = work(fleet, kinds, _load(experiment, fleet, shape, known, carried, split))
     if split is not None:
-        parameters = split.ends[min(split.ends)].parameters
+        parameters = split.ends[min(split.ends)].exchanged(split.settings)
         kinds = [_fitted(group, one) for group, one in zip(kinds, took, strict=True)]
         needed = max(one.exchanges.training_bytes for one in took if one.exchanges is not None)
     said = [

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from policies.types import Vector
-from policies.update import ModelSchema
+from policies.update import ModelSchema, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Division:
         """The tensors that are exchanged; none if nothing but the tail is trained at clients."""
         if not self.personal:
             return self.schema
-        return ModelSchema(tuple(t for t in self.schema.tensors if not t.name.startswith("tail.")))
+        return ModelSchema(tuple(t for t in self.schema.tensors if not _in_tail(t)))
 
-    @property
-    def own_parameters(self) -> int:
-        """How many of the trained numbers are a client's own."""
-        return self.schema.parameters - self.shared.parameters
+    @cached_property
+    def own(self) -> ModelSchema:
+        """The tensors that are a client's own."""
+        return ModelSchema(tuple(t for t in self.schema.tensors if self.personal and _in_tail(t)))
 
     def shared_of(self, params: Vector, buffers: Vector) -> tuple[Vector, Vector]:
         """Return views of what is exchanged, shapes (P,) and (B,) of `shared`."""
@@ -59,5 +59,9 @@ class Division:
         """
         if not own.size:
             return params, buffers
-        values, statistics = np.split(own, [self.own_parameters])
+        values, statistics = np.split(own, [self.own.parameters])
         return np.concatenate([params, values]), np.concatenate([buffers, statistics])
+
+
+def _in_tail(tensor: TensorSpec) -> bool:
+    return tensor.name.startswith("tail.")
