@@ -139,14 +139,20 @@ def logits(settings: Work, held: Dealt, own: np.ndarray | None) -> torch.Tensor:
 
 
 def test_accuracy_is_the_mean_over_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with its own tail; those that have none are looked at once, all together."""
+    """Each with its own tail; those that have none are looked at once, all together.
+
+    All of them are looked at on the same features, which are computed once.
+    """
     settings, held = work(), holdings()
     codec = StateCodec(settings, settings.build(held.shape))
     own = some_tail()
-    looked, real = [], actors.tails.look
-    monkeypatch.setattr(actors.tails, "look", lambda *a: looked.append(1) or real(*a))
+    called = []
+    for name, real in (("look", actors.tails.look), ("features", actors.tails.features)):
+        monkeypatch.setattr(
+            actors.tails, name, lambda *a, name=name, real=real: called.append(name) or real(*a)
+        )
     found, _ = evaluated(held, {1: state_with(codec, own)})
-    assert len(looked) == 2
+    assert called == ["features", "look", "look"]
     y = torch.from_numpy(held.data.y_test)
     said = [logits(settings, held, tail) for tail in (None, own, None)]
     right = [(each.argmax(dim=1) == y).numpy() for each in said]

@@ -102,6 +102,35 @@ def test_what_is_planned_is_what_is_sent(small: Any, ran: Any) -> None:
         assert (view.parameters, view.carried.down) == (parameters, sent)
 
 
+def test_masks_are_about_the_head(small: Any, ran: Any) -> None:
+    """Where versions are pruned under a mask, tails learn as before, and are not pruned."""
+    pruned = (
+        "method.uplink={kind: packed, content: delta}",
+        "method.pruning={kind: fedmap, density: 0.2, every: 1}",
+        "method.downlink={kind: difference}",
+    )
+    experiment = small(*SPLIT, PERSONAL, *pruned)
+    found = ran(experiment)
+    assert found.of("published")[-1]["nonzeros"] < HEAD
+    work, shape = experiment.work(), hold(experiment.data, 6, experiment.seed).shape
+    first = work.build(shape).params.numpy()[HEAD:]
+    kept = [
+        np.frombuffer(own, dtype=np.float32) for own in tails(found.engine, experiment).values()
+    ]
+    assert len(kept) > 1
+    assert all((own != 0).all() and (own != first).all() for own in kept)
+
+
+def test_the_evaluator_is_charged_for_each_tail(small: Any, build: Any) -> None:
+    """A test takes the whole model once, and each tail that is not the first one."""
+    of_test = 360 * np.array([0, 1, 5])
+    for topology, tail_flops in ((SHARED, 0), (PERSONAL, 2 * 3 * 10)):
+        task = build(small(*SPLIT, topology)).plan.examination
+        found = [task.central_flops([(client, None)] * client) for client in (0, 1, 5)]
+        np.testing.assert_array_equal(np.diff(found), np.diff(tail_flops * of_test))
+        assert found[0] == task.forward_flops * 360 > 0
+
+
 def test_a_tail_counts_when_its_update_does(small: Any, ran: Any) -> None:
     """Clients whose updates are all in no version have the tail that the run began with."""
     experiment = small(*SPLIT, PERSONAL, "method.staleness={kind: constant, max_staleness: 0}",
