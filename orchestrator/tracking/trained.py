@@ -287,7 +287,8 @@ def _read(file: Path) -> dict[str, npt.NDArray[Any]]:
     """
     if not file.exists():
         raise ExperimentError(f"{file} is gone. Copy it back, or run the experiment again.")
-    return load_file(file)
+    found: dict[str, npt.NDArray[Any]] = load_file(file)
+    return found
 
 
 def _values(found: Mapping[str, npt.NDArray[Any]], file: Path, schema: ModelSchema) -> Vector:
