@@ -237,6 +237,27 @@ def test_what_a_run_leaves(how: tuple[str, ...], small: Any, tmp_path: Path) -> 
     assert "Mean of clients" in text
 
 
+@pytest.mark.parametrize("topology", [SHARED, PERSONAL])
+def test_observers_are_told_with_every_test(topology: str, small: Any, ran: Any) -> None:
+    """What MLflow gets as a curve is what the log has; with shared tails there is none."""
+    points: list[Any] = []
+
+    class Listening:
+        def point(self, point: Any) -> None:
+            points.append(point)
+
+    found = ran(small(*SPLIT, topology, "evaluate.every_versions=1"), observers=(Listening(),))
+    told = {p.version: p.metrics.get("client_accuracy") for p in points}
+    written = {
+        row["version"]: row["value"]
+        for row in found.of("measured")
+        if row["measure"] == "client_accuracy"
+    }
+    assert written == (told if topology == PERSONAL else {})
+    assert set(told) == set(range(6))
+    assert (None in told.values()) == (topology == SHARED)
+
+
 def test_the_digest_has_the_tails(small: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """It is another one if a single tail is."""
     experiment = small(*SPLIT, PERSONAL, "stop.versions=1")
