@@ -130,13 +130,16 @@ class Limits(Settings):
         train_s: For one training call; then the actor is replaced and asked again.
         server_s: For an answer of the parameter server.
         evaluate_s: For an evaluation.
-        attempts: Tries of one update before it is counted as lost.
+        nodes_s: For nodes to come, when the fleet fits no more what is left of the cluster.
+        attempts: Tries of one update before it is counted as lost, and setbacks in a row from
+            which a run goes on without having come any further.
     """
 
     start_s: Annotated[Seconds, Field(gt=0)] = 120.0
     train_s: Annotated[Seconds, Field(gt=0)] = 300.0
     server_s: Annotated[Seconds, Field(gt=0)] = 300.0
     evaluate_s: Annotated[Seconds, Field(gt=0)] = 300.0
+    nodes_s: Annotated[Seconds, Field(ge=0)] = 600.0
     attempts: PositiveInt = 3
 
 

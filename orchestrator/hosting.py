@@ -165,6 +165,11 @@ def _amount(name: str, amount: float) -> str:
     return f"{amount:g} {name}"
 
 
+def whole_cpus(nodes: Sequence[Node]) -> int:
+    """Count CPUs for pooled actors: whole ones, node by node."""
+    return sum(floor(node.has.get("CPU", 0.0)) for node in nodes)
+
+
 def choose(
     wanted: Literal["auto", "dedicated", "pooled"],
     resources: Kinds,
@@ -187,7 +192,7 @@ def choose(
     Raises:
         ExperimentError: If what is wanted does not fit, with the numbers.
     """
-    cpus = sum(floor(node.has.get("CPU", 0.0)) for node in nodes)
+    cpus = whole_cpus(nodes)
     if wanted == "pooled":
         return _pooled(cpus, workers, "the experiment asks for it")
     lacking = shortage(nodes, resources)

@@ -22,13 +22,15 @@ from orchestrator import checkpoint, outcome, people
 from orchestrator.clock import Clock, VirtualClock, WallClock
 from orchestrator.engine import Control, Engine, Interrupted
 from orchestrator.fleet import Fleet
+from orchestrator.host import Host, InThisProcess
 from orchestrator.kpis import Verdict, figures, judge
 from orchestrator.log import EVENTS_SCHEMA, OPS_SCHEMA, Log, digest
 from orchestrator.observe import Observer
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.request import Request
-from orchestrator.runtime import Runtime
+from orchestrator.runtime import Runtime, Setback
+from orchestrator.setbacks import Setbacks
 from orchestrator.signals import Signals
 from orchestrator.summary import Summary, of_ledger
 from orchestrator.told import Told
@@ -82,10 +84,13 @@ class _Run:
         self._startup_s = 0.0
         self._earlier_worked_s = 0.0
         self._worked_s = 0.0
+        self._working_since = 0.0
         self._saved_at = 0.0
         self._save_s = 0.0  # what the last checkpoint took
         self._peak_pss = 0
         self._hosting = ("in-process", 1)
+        self._engine: Engine | None = None  # once there is something to be saved
+        self._setbacks = Setbacks(self._experiment.limits.attempts)
         self._signals = Signals()
         self._watch = Stopwatch()
         self._folder = request.out / "checkpoint"
@@ -114,33 +119,33 @@ class _Run:
         )
         self._progress.say(f"run {self._request.run_id} in {self._request.out}")
         experiment = self._experiment
-        engine: Engine | None = None
         with ExitStack() as stack:
             stack.enter_context(self._signals.listening())
             try:
                 holdings = hold(experiment.data, experiment.fleet.clients, experiment.seed)
                 fleet = Fleet.draw(experiment.fleet, experiment.seed)
                 self._tracker.tag("fleet", shown.fleet(fleet))
-                runtime, control = self._start_runtime(holdings, fleet, stack)
-                told = self._told(holdings, runtime)
-                self._tracker.data(shown.data(experiment, told.shape))
-                made = self._engine(told, fleet, runtime, control, saved)
-                runtime.begin()
-                engine = made  # from here on there is something to be saved
-                began = time.monotonic()
-                self._startup_s = self._earlier_startup_s + began - self._began
-                self._say_start(engine, found=saved is not None)
-                saved = None  # its arrays are in the store by now
-                self._watch.restart()
-                engine.run()
-                self._worked_s = self._earlier_worked_s + time.monotonic() - began
-                return self._finish(engine, runtime, holdings, told)
+                host = self._host(holdings, fleet, stack)
+                told, again = None, False
+                while True:
+                    runtime = host.relaunch() if again else host.launch()
+                    ending = stack.enter_context(ExitStack())
+                    ending.callback(runtime.close)
+                    try:
+                        told = told or self._told(holdings, runtime)
+                        engine = self._made(told, fleet, runtime, host.control, saved)
+                        saved = None  # its arrays are in the store by now
+                        engine.run()
+                        return self._finish(engine, runtime, holdings, told)
+                    except Setback as lost:
+                        saved, again = self._set_back(lost), True
+                    ending.close()
             except (Interrupted, SystemExit) as asked:
                 # Ray exits by itself on a signal that comes while it starts
                 number = self._signals.number or signal.SIGTERM
-                if isinstance(asked, SystemExit) and engine is not None:
+                if isinstance(asked, SystemExit) and self._engine is not None:
                     raise
-                self._interrupted(engine)
+                self._interrupted()
                 raise Killed(number) from None
             except BaseException:
                 self._tracker.finish("FAILED")
@@ -150,29 +155,25 @@ class _Run:
 
     # ------------------------------------------------------------ beginning
 
-    def _start_runtime(
-        self, holdings: Holdings, fleet: Fleet, stack: ExitStack
-    ) -> tuple[Runtime, Control | None]:
+    def _host(self, holdings: Holdings, fleet: Fleet, stack: ExitStack) -> Host:
+        """Return what starts the run's runtimes."""
         request, experiment = self._request, self._experiment
         if request.in_process:
-            from orchestrator.cells import Cells  # noqa: PLC0415
-            from orchestrator.in_process import InProcessRuntime  # noqa: PLC0415  # torch, late
-
             if holdings.local():
                 self._progress.say("without actors this process reads the examples of all silos")
-            return InProcessRuntime(experiment.work(), holdings, Cells.of(fleet)), None
-        from orchestrator.on_ray import start  # noqa: PLC0415  # Ray takes a second to import
+            return InThisProcess(experiment.work(), holdings, fleet)
+        from orchestrator.on_ray.start import OnRay  # noqa: PLC0415  # Ray takes a second to import
 
-        return start.start(
+        return OnRay(
             request,
             holdings,
             fleet,
             note=self._note,
             watch=self._watch,
-            check=self._signals.check,
-            connected=self._signals.listen,  # Ray has set a handler of its own meanwhile
+            signals=self._signals,
             stack=stack,
             chosen=self._note_hosting,
+            say=self._progress.say,
         )
 
     def _note_hosting(self, kind: str, actors: int, why: str) -> None:
@@ -195,7 +196,7 @@ class _Run:
             )
         return Told(holdings, descriptions)
 
-    def _engine(
+    def _made(
         self,
         told: Told,
         fleet: Fleet,
@@ -203,6 +204,7 @@ class _Run:
         control: Control | None,
         saved: checkpoint.Saved | None,
     ) -> Engine:
+        """Return the engine, at the beginning or where it was saved, ready to run."""
         experiment = self._experiment
         plan = Plan.of(experiment, told.shape, told.sizes)
         observers: tuple[Observer, ...] = (self._tracker, self._progress)
@@ -223,7 +225,35 @@ class _Run:
             checkpoint.restore(engine, saved)
         else:
             engine.begin()
+        runtime.begin()
+        self._engine = engine
+        if self._setbacks.count:
+            self._gone_on(engine)
+        else:
+            self._started(engine, found=saved is not None)
         return engine
+
+    def _set_back(self, lost: Setback) -> checkpoint.Saved | None:
+        """Go back to the last checkpoint, which is returned; None if there is none yet.
+
+        Raises:
+            RunError: If that has been in vain too often.
+        """
+        head = self._engine.state.head.number if self._engine else 0
+        self._setbacks.meet(lost, head)
+        self._note("set_back", number=head, detail=str(lost))
+        self._progress.say(f"set back at version {head}: {lost}")
+        self._engine = None
+        saved = checkpoint.load(self._folder)
+        self._events.truncate(saved.state["events_rows"] if saved else 0)
+        self._tracker.rewind(saved.state["points"] if saved else 0)
+        return saved
+
+    def _gone_on(self, engine: Engine) -> None:
+        """Say that the run is under way again."""
+        head, took_s = engine.state.head.number, self._setbacks.overcome()
+        self._note("gone_on", number=head, duration_s=took_s)
+        self._progress.say(f"goes on from version {head} after {took_s:.1f} s")
 
     def _clock(self, begin_s: float) -> Clock:
         if self._experiment.clock == "virtual":
@@ -233,7 +263,11 @@ class _Run:
     def _tags(self) -> dict[str, str]:
         return {"run": self._request.run_id, **shown.tags(self._experiment)}
 
-    def _say_start(self, engine: Engine, *, found: bool) -> None:
+    def _started(self, engine: Engine, *, found: bool) -> None:
+        """Note that the run has begun."""
+        self._working_since = time.monotonic()
+        self._startup_s = self._earlier_startup_s + self._working_since - self._began
+        self._watch.restart()
         size = engine.schema.parameters
         self._progress.say(
             f"{len(engine.fleet)} clients, {size:,} parameters, started in {self._startup_s:.1f} s"
@@ -303,8 +337,9 @@ class _Run:
 
     # ------------------------------------------------------------ ending
 
-    def _interrupted(self, engine: Engine | None) -> None:
+    def _interrupted(self) -> None:
         """Leave a closed MLflow run and a checkpoint, both at once: there may be little time."""
+        engine = self._engine
         ending = threading.Thread(target=self._tracker.finish, args=("KILLED",))
         ending.start()
         try:
@@ -313,13 +348,15 @@ class _Run:
                 self._save(engine)
         finally:
             ending.join()
-        where = f"at version {engine.state.head.number}" if engine else "before it began"
+        start = "while it started again" if self._setbacks.count else "before it began"
+        where = f"at version {engine.state.head.number}" if engine else start
         self._progress.say(
             f"interrupted {where}; go on with: latecomer run --resume {self._request.out}"
         )
 
     def _finish(self, engine: Engine, runtime: Runtime, holdings: Holdings, told: Told) -> Summary:
         """Write what came out of it."""
+        self._worked_s = self._earlier_worked_s + time.monotonic() - self._working_since
         out, state = self._request.out, engine.state
         newest, last = state.versions.newest, state.last_evaluation
         if last is None or state.ended_s is None:
@@ -363,6 +400,7 @@ class _Run:
             kpis={name: verdict._asdict() for name, verdict in verdicts.items()},
             mlflow_run_id=self._tracker.run_id,
             weights=str(self._experiment.model.origin() or ""),
+            setbacks=self._setbacks.count,
             **of_clients,
             **of_ledger(state.ledger) | outcome.unmodelled(self._experiment, clients),
         )

@@ -18,7 +18,7 @@ from actors.publisher import Shipment
 from actors.server import Receipt, Snapshot
 from actors.stopwatch import Usage
 from actors.work import Assignment, Figures
-from policies.types import Address, Buffer, Version
+from policies.types import Address, Buffer, RunError, Version
 from policies.update import ModelSchema
 
 T_co = TypeVar("T_co", covariant=True)
@@ -27,6 +27,13 @@ Handle = Any
 """Names a buffer that the runtime keeps: an object reference, or the array itself."""
 MOST_IN_GROUP: Final = 16
 """Updates that are trained together, at the most."""
+
+
+class Setback(RunError):  # noqa: N818  # the run goes on
+    """What the run stands on is gone: an actor that holds the model, or buffers of a lost node.
+
+    The run goes on from its last checkpoint.
+    """
 
 
 class Place(NamedTuple):

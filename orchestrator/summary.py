@@ -63,6 +63,7 @@ class Summary:
     backhaul_downlink_bytes: int = 0
     weights: str = ""
     mean_client_accuracy: float = nan
+    setbacks: int = 0
 
     def write(self, out: Path) -> Path:
         """Write `summary.json` into a run's folder, whole or not at all."""

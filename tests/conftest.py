@@ -60,7 +60,7 @@ class Ran:
         return [row for row in self.rows if row["kind"] == kind]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Callable[..., Any]:
     """Return a maker of small experiments; keyword arguments are dotted, with __ for dots."""
     from orchestrator.document import Document
@@ -164,14 +164,20 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Start a head with 2 CPUs and token authentication; end it by its own process."""
-    port, dashboard = free_port(), free_port()
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Turn token authentication on for every Ray of this process, which reads it but once."""
     token = tmp_path_factory.mktemp("ray-token") / "token"
     token.write_text(secrets.token_hex(32), encoding="ascii")
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     os.environ.update(env)
     os.environ.pop("RAY_ADDRESS", None)
+    return env
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory, tokens: dict[str, str]) -> Iterator[Head]:
+    """Start a head with 2 CPUs and token authentication; end it by its own process."""
+    port, dashboard = free_port(), free_port()
     ray = Path(sys.executable).with_name("ray")
     command = [
         str(ray), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
@@ -185,7 +191,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     )
     try:
         _wait_for_port(dashboard, process, log)
-        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", env)
+        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", tokens)
     finally:
         process.terminate()
         try:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.hosting import Node
 from policies.types import ExperimentError
@@ -102,6 +103,14 @@ def connect(address: str | None, run_id: str, cpus: int | None = None) -> Cluste
             "--address out to have one started."
         ) from error
     return Cluster(own=address is None)
+
+
+def beside_the_driver() -> NodeAffinitySchedulingStrategy:
+    """Return where an actor goes that the run falls back without: no other node's end takes it.
+
+    A soft affinity is not kept for actors that reserve nothing (Ray 2.60).
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def reachable(address: str | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import ray
 
 from actors.mailbox import COMMANDS, Mailbox
-from orchestrator.on_ray.cluster import reachable
+from orchestrator.on_ray.cluster import beside_the_driver, reachable
 from policies.types import ExperimentError
 
 NAME: Final = "latecomer-mailbox"
@@ -25,7 +25,9 @@ class MailboxControl:
     """The run's end of the mailbox."""
 
     def __init__(self, run: str) -> None:
-        shell = ray.remote(Mailbox).options(name=NAME, num_cpus=0, max_restarts=-1)
+        shell = ray.remote(Mailbox).options(
+            name=NAME, num_cpus=0, max_restarts=-1, scheduling_strategy=beside_the_driver()
+        )
         try:
             self._mailbox = shell.remote()
         except ValueError as error:

@@ -3,7 +3,8 @@
 Jobs wait here, the earliest needed first. A worker gets a group at a time: large enough that calls
 cost little beside the training, and one more behind it once that is as large. A group's payloads
 come back as one buffer, which goes to the server without passing the driver. An actor that dies or
-overruns its deadline is restarted by Ray and gets its jobs again.
+overruns its deadline is restarted by Ray, wherever there is room. What it had to do is sent again,
+to itself if it hosts one client, and else to whoever is free.
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ from actors.intake import Admission
 from actors.work import GroupReceipt, Order, packed, unpacked
 from orchestrator.experiment import Limits
 from orchestrator.handed import kept_at, order_of
-from orchestrator.on_ray.waiting import LOST_ACTOR, SLICE_S, cause, first_line, in_constructor
-from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Task
+from orchestrator.on_ray.waiting import (
+    LOST_ACTOR,
+    LOST_BUFFER,
+    SLICE_S,
+    cause,
+    first_line,
+    in_constructor,
+)
+from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Setback, Task
 from policies.types import RunError
 
 GROUP_S: Final = 0.1
@@ -56,10 +64,11 @@ class Worker:
         actor: Its handle.
         ready_by: When it must have started, on the monotonic clock.
         ready: Answers when it has; None once that is known.
-        tasks: Jobs for this worker alone: its client's, or those that its end interrupted.
+        tasks: Jobs for this worker alone: its client's.
         groups: What it was sent, in order.
         deadline: When the first group must be done.
         overran: Whether its last end was a missed deadline.
+        proven: Whether it has been there before, or one like it: it is room that it lacks now.
         train: The actor's method, with three returns.
         cell: The queue that it takes from; None for any.
     """
@@ -72,6 +81,7 @@ class Worker:
     groups: deque[_Group] = field(default_factory=deque)
     deadline: float = 0.0
     overran: bool = False
+    proven: bool = False
     train: Any = None
     cell: int | None = None
 
@@ -106,7 +116,7 @@ class Crew:
         meet: Callable[[Identity, str], None],
         queue_of: Callable[[int], int] = lambda _: 0,
     ) -> None:
-        self._workers = workers
+        self._workers = list(workers)
         self._dedicated = dedicated
         self._admit = admit
         self._limits = limits
@@ -114,6 +124,7 @@ class Crew:
         self._meet = meet
         self._queue_of = queue_of
         self._queues: dict[tuple[int, bool], list[Task]] = {}
+        self._interrupted: dict[int, list[Task]] = {}
         self._serial = 0
         self._training_s = 0.0  # of one update, as lately seen
         self._most = 1
@@ -141,17 +152,27 @@ class Crew:
         heapq.heappush(queue, task)
         return task
 
+    def all(self) -> list[Any]:
+        """Return all actors, started or not."""
+        return [worker.actor for worker in self._workers]
+
+    def hire(self, workers: Sequence[Worker]) -> None:
+        """Take in more actors of a pool."""
+        self._workers += workers
+
     def actors(self) -> dict[str, Any]:
         """Return all actors that have started, by name."""
         return {w.name: w.actor for w in self._workers if w.ready is None}
 
     def hosts(self, clients: Sequence[int]) -> Iterable[tuple[Any, list[int]]]:
         """Return (actor, places) of clients; pooled actors share them evenly."""
+        there = [worker for worker in self._workers if worker.ready is None]
+        workers = self._workers if self._dedicated else there or self._workers
         parts: dict[int, list[int]] = {}
         for place, client in enumerate(clients):
-            host = client if self._dedicated else place % len(self._workers)
+            host = client if self._dedicated else place % len(workers)
             parts.setdefault(host, []).append(place)
-        return [(self._workers[host].actor, places) for host, places in parts.items()]
+        return [(workers[host].actor, places) for host, places in parts.items()]
 
     # ------------------------------------------------------------ sending
 
@@ -159,8 +180,11 @@ class Crew:
         """Give every worker a group to train, and one to go on with if that is a full one."""
         for depth in (0, 1):
             for worker in self._workers:
-                while worker.tasks and worker.ready is None and len(worker.groups) <= depth:
-                    self._send(worker, [heapq.heappop(worker.tasks)])
+                while worker.ready is None and len(worker.groups) <= depth:
+                    alone = worker.tasks or self._interrupted_for(worker)
+                    if not alone:
+                        break
+                    self._send(worker, [heapq.heappop(alone)])
             free = [w for w in self._workers if w.ready is None and len(w.groups) == depth]
             for place, worker in enumerate(free):
                 queues = self._queues_for(worker)
@@ -179,6 +203,12 @@ class Crew:
             return [queue for queue in self._queues.values() if queue]
         queues = (self._queues.get((worker.cell, asks)) for asks in (False, True))
         return [queue for queue in queues if queue]
+
+    def _interrupted_for(self, worker: Worker) -> list[Task]:
+        """Return tasks whose actor was lost, and which this one may take; each is sent alone."""
+        if worker.cell is not None:
+            return self._interrupted.get(worker.cell, [])
+        return min((q for q in self._interrupted.values() if q), key=lambda q: q[0], default=[])
 
     def _enough(self) -> int:
         """Return how many tasks make a full group."""
@@ -254,7 +284,8 @@ class Crew:
         try:
             identity: Identity = ray.get(worker.ready)
         except LOST_ACTOR as error:
-            if time.monotonic() > worker.ready_by or in_constructor(error):
+            late = time.monotonic() > worker.ready_by and not worker.proven
+            if late or in_constructor(error):
                 raise RunError(f"{worker.name} cannot start: {first_line(error)}") from error
             time.sleep(SLICE_S)  # it is being restarted
             worker.ready = worker.actor.identity.remote()
@@ -262,14 +293,22 @@ class Crew:
         except ray_errors.RayTaskError as error:
             raise RunError(f"{worker.name} cannot start: {cause(error)}") from error
         self._meet(identity, worker.name)
-        worker.ready = None
+        worker.ready, worker.proven = None, True
         self._note("actor_started", actor=worker.name, node=identity.host)
 
     def overdue(self) -> None:
-        """Replace actors that have missed their deadline."""
+        """Replace actors that have missed their deadline.
+
+        Raises:
+            RunError: If one did not start at all.
+            Setback: If one that was there finds no room any more, and its clients no other actor.
+        """
         now = time.monotonic()
         for worker in self._workers:
             if worker.ready is not None and now > worker.ready_by:
+                if worker.proven:
+                    self._missed(worker)
+                    continue
                 waited = self._limits.start_s
                 raise RunError(
                     f"{worker.name} did not start within limits.start_s = {waited:g} s and what "
@@ -291,6 +330,13 @@ class Crew:
                 worker.deadline = now + self._limits.start_s
                 ray.kill(worker.actor, no_restart=False)
 
+    def _missed(self, worker: Worker) -> None:
+        """An actor has not come back: others of a pool go on without it."""
+        if self._dedicated or not self.is_there():
+            raise Setback(f"{worker.name} found no room within limits.start_s")
+        worker.ready_by = float("inf")
+        self._note("missed", actor=worker.name, detail="no room; the other actors go on")
+
     def _is_trained(self, worker: Worker, now: float) -> bool:
         """Say whether a late worker has done its part, and the server is what is waited for."""
         trained, _ = ray.wait([worker.groups[0].receipt], timeout=0, fetch_local=False)
@@ -303,22 +349,24 @@ class Crew:
 
     def _failed(self, worker: Worker, group: _Group, error: Exception) -> None:
         """Sort out whether the worker, the server or the user's code has failed."""
+        if isinstance(error, LOST_BUFFER):
+            raise Setback(f"what {worker.name} works on is lost: {first_line(error)}") from error
         try:
             ray.get(group.receipt, timeout=0)
         except LOST_ACTOR as lost:
             self._lost(worker, lost)
         except ray_errors.GetTimeoutError:
-            raise RunError(f"the parameter server failed: {cause(error)}") from error
+            raise _server_failed(error) from error
         except ray_errors.RayTaskError as own:
             failing = ", ".join(str(tuple(t.job.assignment.address)) for t in group.tasks)
             text = f"training failed for (client, number) {failing} on {worker.name}: {cause(own)}"
             self._note("training_error", actor=worker.name, detail=text)
             raise RunError(text) from own
         else:
-            raise RunError(f"the parameter server failed: {cause(error)}") from error
+            raise _server_failed(error) from error
 
     def _lost(self, worker: Worker, error: Exception) -> None:
-        """An actor is gone: wait for its successor and send everything again, one by one."""
+        """An actor is gone: send everything again, one by one."""
         why = "deadline" if worker.overran else type(error).__name__
         self._note("actor_lost", actor=worker.name, detail=f"{why}: {first_line(error)}")
         groups, worker.groups = list(worker.groups), deque()
@@ -340,7 +388,14 @@ class Crew:
                 task.result = Finished(None)
             else:
                 self._note("resent", **what)
-                heapq.heappush(worker.tasks, task)
+                heapq.heappush(self._queue_again(worker, task), task)
+
+    def _queue_again(self, worker: Worker, task: Task) -> list[Task]:
+        """Return where a task waits whose actor was lost."""
+        if self._dedicated:
+            return worker.tasks
+        queue = self._queue_of(task.job.assignment.address.client)
+        return self._interrupted.setdefault(queue, [])
 
 
 def _opened(group: _Group) -> tuple[Sequence[Admission | None], GroupReceipt]:
@@ -350,6 +405,13 @@ def _opened(group: _Group) -> tuple[Sequence[Admission | None], GroupReceipt]:
         return [None] * len(group.tasks), found
     admissions, receipt = found
     return admissions, receipt
+
+
+def _server_failed(error: Exception) -> RunError:
+    """Return what follows from a server that did not admit what was trained."""
+    if isinstance(error, LOST_ACTOR):
+        return Setback(f"the parameter server is lost: {first_line(error)}")
+    return RunError(f"the parameter server failed: {cause(error)}")
 
 
 def _charge(groups: list[_Group]) -> None:

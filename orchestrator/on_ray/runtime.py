@@ -36,9 +36,10 @@ from orchestrator.cells import Cells
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
 from orchestrator.handed import Made, Settling, exam_of, pieces
-from orchestrator.hosting import Hosting, reserving
+from orchestrator.hosting import Hosting, reserving, shortage, whole_cpus
 from orchestrator.on_ray.cells import CelledServers
 from orchestrator.on_ray.crew import Crew, Worker
+from orchestrator.on_ray.nodes import NodeWatch
 from orchestrator.on_ray.servers import Servers
 from orchestrator.on_ray.waiting import (
     LOST_ACTOR,
@@ -47,8 +48,20 @@ from orchestrator.on_ray.waiting import (
     PendingParts,
     cause,
     first_line,
+    in_constructor,
 )
-from orchestrator.runtime import Finished, First, Handle, Job, Passed, Pending, Place, States, Task
+from orchestrator.runtime import (
+    Finished,
+    First,
+    Handle,
+    Job,
+    Passed,
+    Pending,
+    Place,
+    Setback,
+    States,
+    Task,
+)
 from policies.types import Address, Buffer, RunError, Version
 
 ONCE_MORE: Final = {"max_restarts": -1, "max_task_retries": 0}
@@ -78,11 +91,15 @@ class Placement(NamedTuple):
         hosting: One actor a client, or a few for all.
         resources: Of each client's actor, where each has one.
         cells: Of the fleet, where updates are summed near their clients.
+        grows: Whether a pool takes in what new nodes have.
+        watch: Tells of nodes that come and go, where that can happen.
     """
 
     hosting: Hosting
     resources: Sequence[ActorResources] = ()
     cells: Cells | None = None
+    grows: bool = False
+    watch: NodeWatch | None = None
 
 
 class RayRuntime:
@@ -111,7 +128,9 @@ class RayRuntime:
         watch: Stopwatch,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        hosting, resources, cells = placement
+        hosting, cells = placement.hosting, placement.cells
+        self._placement = placement
+        self._note = note
         self.limits = limits
         self._check = check
         self._watch = watch
@@ -119,28 +138,18 @@ class RayRuntime:
         self._cpu_before_s: dict[int, float] = {}
         settings = work.model_dump(mode="json")
         self._holdings = ray.put(holdings)
-        arguments = (settings, list(paths), FromStore(self._holdings))
+        arguments = self._arguments = (settings, list(paths), FromStore(self._holdings))
         dedicated = hosting.kind == "dedicated"
         evaluator = ray.remote(EvaluatorActor).options(num_cpus=0, **ONCE_MORE)
         self._evaluator = evaluator.remote(*arguments)
-        shell = ray.remote(ClientActor)
         by = time.monotonic() + limits.start_s + hosting.start_s
-        workers = []
-        for index in range(hosting.actors):
-            name, cell, wanted = f"worker-{index}", None, ActorResources(num_cpus=1)
-            if dedicated:
-                name, wanted = f"client-{index}", resources[index]
-            elif cells is not None and cells.placed:
-                cell = cells.of_worker(index)
-                wanted = cells.near(cell)
-            actor = shell.options(**ONCE_MORE, **reserving(wanted)).remote(*arguments)
-            workers.append(Worker(name, actor, by, cell=cell))
+        workers = [self._worker(index, by) for index in range(hosting.actors)]
         told = (settings, list(paths), holdings.shape)
         gpus = 0.0 if work.split is None else work.split.num_gpus
         served = ray.remote(EncoderActor).options(num_cpus=0, num_gpus=gpus, **ONCE_MORE)
         replicas = 0 if work.split is None else work.split.replicas
         self._encoders = [served.remote(*told) for _ in range(replicas)]
-        self._actors = [self._evaluator, *self._encoders, *(worker.actor for worker in workers)]
+        self._actors = [self._evaluator, *self._encoders]
         self._crew = Crew(
             workers,
             dedicated=dedicated,
@@ -171,6 +180,18 @@ class RayRuntime:
             },
         }
         self._start_by = by
+
+    def _worker(self, index: int, ready_by: float, *, proven: bool = False) -> Worker:
+        """Start a client actor."""
+        placement, cells = self._placement, self._placement.cells
+        name, cell, wanted = f"worker-{index}", None, ActorResources(num_cpus=1)
+        if placement.hosting.kind == "dedicated":
+            name, wanted = f"client-{index}", placement.resources[index]
+        elif cells is not None and cells.placed:
+            cell = cells.of_worker(index)
+            wanted = cells.near(cell)
+        shell = ray.remote(ClientActor).options(**ONCE_MORE, **reserving(wanted))
+        return Worker(name, shell.remote(*self._arguments), ready_by, cell=cell, proven=proven)
 
     # ------------------------------------------------------------ the port
 
@@ -361,8 +382,9 @@ class RayRuntime:
 
     def close(self) -> None:
         """End all actors of the run."""
-        for actor in self._actors:
-            ray.kill(actor)
+        for actor in [*self._actors, *self._crew.all()]:
+            with suppress(ray_errors.RayError):  # it may be gone with its node
+                ray.kill(actor)
 
     # ------------------------------------------------------------ turning the wheel
 
@@ -396,8 +418,31 @@ class RayRuntime:
                 f"the {names} did not start within limits.start_s = {self.limits.start_s:g} s and "
                 "what the fleet is expected to take. Is the cluster full? `ray status` tells."
             )
+        self._look_at_nodes()
         self._crew.overdue()  # after what is finished was taken: a run that was held is not late
         return wanted is not None and wanted in ready
+
+    def _look_at_nodes(self) -> None:
+        """Note nodes that have come and gone, and what follows for the clients' actors.
+
+        Raises:
+            Setback: If actors that host one client each find no room any more.
+        """
+        placement = self._placement
+        change = placement.watch.look() if placement.watch is not None else None
+        if change is None:
+            return
+        for kind, nodes in {"node_lost": change.gone, "node_added": change.come}.items():
+            for node in nodes:
+                self._note(kind, node=node.name)
+        if placement.hosting.kind == "dedicated":
+            lacking = shortage(change.there, [(wanted, 1) for wanted in placement.resources])
+            if lacking is not None:
+                raise Setback(f"a node is lost, and {lacking}")
+        elif placement.grows:
+            have, room = len(self._crew.all()), whole_cpus(change.there)
+            by = time.monotonic() + self.limits.start_s
+            self._crew.hire([self._worker(i, by, proven=True) for i in range(have, room)])
 
     def _started(self, reference: Any) -> None:
         """Meet the server or the evaluator."""
@@ -405,6 +450,8 @@ class RayRuntime:
         try:
             identity: Identity = ray.get(reference)
         except LOST_ACTOR as error:
+            if not in_constructor(error):
+                raise Setback(f"the {name} is lost: {first_line(error)}") from error
             raise RunError(f"the {name} cannot start: {first_line(error)}") from error
         except ray_errors.RayTaskError as error:
             raise RunError(f"the {name} cannot start: {cause(error)}") from error

@@ -19,6 +19,7 @@ from actors.server import Snapshot
 from actors.tutor import Public
 from actors.work import Order, Work, packed
 from orchestrator.handed import Parts
+from orchestrator.on_ray.cluster import beside_the_driver
 from orchestrator.runtime import Handle
 from policies.types import Address, Buffer, Version
 
@@ -43,7 +44,8 @@ class Servers:
         public: Public | None = None,
     ) -> None:
         shell = ray.remote(concurrency_groups=THREADS)(ParameterServer)
-        shell = shell.options(num_cpus=0, max_restarts=0)
+        where = beside_the_driver() if work.shards == 1 else "SPREAD"
+        shell = shell.options(num_cpus=0, max_restarts=0, scheduling_strategy=where)
         settings = work.model_dump(mode="json")
         message = ray.put(first.message) if work.shards > 1 else first.message
         arguments = (settings, list(paths), first.schema, message, deadline_s)

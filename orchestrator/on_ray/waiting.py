@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import ray
 from ray import exceptions as ray_errors
 
+from orchestrator.runtime import Setback
 from policies.types import ExperimentError, RunError
 
 T = TypeVar("T")
@@ -20,8 +21,10 @@ LOST_ACTOR: Final = (
     ray_errors.WorkerCrashedError,
     ray_errors.OutOfMemoryError,
     ray_errors.NodeDiedError,
-    ray_errors.ObjectLostError,
 )
+"""A process of the run is gone; Ray starts those again that keep nothing."""
+LOST_BUFFER: Final = ray_errors.ObjectLostError
+"""What lay on a node is gone with it."""
 
 
 class Wheel(Protocol):
@@ -61,6 +64,7 @@ class PendingCall(Generic[T]):
         self._call = call
         self._what = what
         self._tries = tries
+        self._again = tries > 1
         self._deadline_s = deadline_s
         self._read = read
         self._value: tuple[T] | None = None
@@ -75,6 +79,7 @@ class PendingCall(Generic[T]):
 
         Raises:
             RunError: If it failed, or has not come within its deadline.
+            Setback: If what it was to be made of, or by, is gone.
         """
         if self._value is not None:
             return True
@@ -100,10 +105,20 @@ class PendingCall(Generic[T]):
         """Take the answer; say whether it was one."""
         try:
             self._value = (self._read(ray.get(self._reference)),)
+        except LOST_BUFFER as error:
+            raise Setback(f"lost {self._what}: {first_line(error)}") from error
+        except ray_errors.ActorUnavailableError as error:
+            if not self._again:
+                raise Setback(f"lost {self._what}: {first_line(error)}") from error
+            time.sleep(SLICE_S)  # it is out of reach, or gone without Ray knowing it yet
+            self._reference = self._call()
+            return self._in_time()
         except LOST_ACTOR as error:
             self._tries -= 1
-            if self._tries <= 0 or in_constructor(error):
+            if in_constructor(error):
                 raise RunError(f"lost {self._what}: {first_line(error)}") from error
+            if self._tries <= 0:
+                raise Setback(f"lost {self._what}: {first_line(error)}") from error
             time.sleep(SLICE_S)  # the actor is being restarted
             self._ask()
             return False

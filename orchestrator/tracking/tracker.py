@@ -139,6 +139,16 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
+    def rewind(self, serial: int) -> None:
+        """Expect points again that were taken before: none of them is sent twice.
+
+        Args:
+            serial: Of the next point, as `start` takes it.
+        """
+        with self._changed:
+            self._wanted = max(self._wanted, self._serial)
+            self._serial = serial
+
     def point(self, point: Point) -> None:
         """Take the figures of an evaluation (and of version 0)."""
         if not self._settings.enabled:

@@ -1,0 +1,147 @@
+"""What if an actor that holds the model, or a node, goes in mid-run? One digest."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from orchestrator.document import to_yaml
+from orchestrator.request import Request
+from orchestrator.run import _Run, run
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets
+]
+
+LONG = ("stop.versions=100", "checkpoint.every_s=0.5", "hosting=pooled")
+ALONE = (
+    *LONG[:2],
+    "hosting=dedicated",
+    "fleet.mix=[{profile: budget-phone, resources: {num_cpus: 0.5}}]",
+)
+DRILLS = {
+    "moves": LONG,
+    "waits": (*ALONE, "limits.nodes_s=60"),
+    "never": (*ALONE, "limits.nodes_s=1"),
+}
+When = Callable[[Any], None]
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, When], list[int]]:
+    """Return what has something happen once a version is there; the list gets the version."""
+
+    def plan(version: int, act: When) -> list[int]:
+        real, happened = _Run._between_events, list[int]()
+
+        def between(self: Any, engine: Any) -> None:
+            real(self, engine)
+            head = engine.state.head.number
+            if head >= version and not happened:
+                happened.append(head)
+                act(engine.runtime)
+
+        monkeypatch.setattr(_Run, "_between_events", between)
+        return happened
+
+    return plan
+
+
+def go(experiment: Any, out: Path, address: str) -> tuple[Any, list[dict[str, Any]], str]:
+    """Run; return the summary, the ops log and what was printed."""
+    text = io.StringIO()
+    summary = run(Request(experiment, out, address=address), Console(file=text, width=200))
+    return summary, pq.read_table(out / "ops.parquet").to_pylist(), text.getvalue()
+
+
+def end(name: str) -> When:
+    """Return what kills the process of an actor, once that is there."""
+
+    def kill(runtime: Any) -> None:
+        while name not in runtime._processes:
+            runtime.turn()
+        os.kill(runtime._processes[name].pid, signal.SIGKILL)
+
+    return kill
+
+
+def test_the_server_is_killed(small: Any, ran: Any, head: Any, at: Any, tmp_path: Path) -> None:
+    """The run goes back to the server's last checkpoint and on, to the same digest."""
+    experiment = small(*LONG)
+    fired = at(60, end("parameter server"))
+    summary, ops, text = go(experiment, tmp_path / "run", head.address)
+    assert fired
+    assert summary.digest == ran(experiment).digest
+    assert summary.setbacks == 1
+    assert "the parameter server is lost" in text
+    kinds = [row["kind"] for row in ops if row["kind"] in {"set_back", "gone_on"}]
+    assert kinds == ["set_back", "gone_on"]
+
+
+def test_the_evaluator_is_killed(small: Any, ran: Any, head: Any, at: Any, tmp_path: Path) -> None:
+    """It costs nothing but its start."""
+    experiment = small(*LONG)
+    fired = at(60, end("evaluator"))
+    summary, _, _ = go(experiment, tmp_path / "run", head.address)
+    assert fired
+    assert summary.digest == ran(experiment).digest
+    assert summary.setbacks == 0
+
+
+@pytest.fixture(scope="module")
+def drilled(small: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Run all drills on three nodes, in a process of their own."""
+    folder = tmp_path_factory.mktemp("nodes")
+    for name, settings in DRILLS.items():
+        (folder / f"{name}.yaml").write_text(to_yaml(small(*settings)), encoding="utf-8")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("nodes_drill.py")), str(folder)],
+        cwd=folder, env=clean, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads((folder / "drills.json").read_text(encoding="utf-8"))
+    assert all(drill["happened"] for drill in found.values())
+    return folder, found
+
+
+def test_a_node_goes_and_another_comes(small: Any, ran: Any, drilled: Any) -> None:
+    """Clients move to the nodes that are there; the log names both; the digest is the same."""
+    folder, found = drilled
+    moved = found["moves"]
+    assert moved["digest"] == ran(small(*DRILLS["moves"])).digest
+    ops = pq.read_table(folder / "runs" / "moves" / "ops.parquet").to_pylist()
+    for kind, node in {"node_lost": moved["lost"], "node_added": moved["added"]}.items():
+        assert [node[:6] in row["node"] for row in ops if row["kind"] == kind] == [True]
+
+
+def test_a_fleet_that_fits_no_more_waits_for_a_node(small: Any, ran: Any, drilled: Any) -> None:
+    """With `hosting: dedicated` it says so and waits, with a deadline, and then goes on."""
+    _, found = drilled
+    waited = found["waits"]
+    assert waited["digest"] == ran(small(*DRILLS["waits"])).digest
+    assert waited["setbacks"] >= 1
+    assert "waiting up to 60 s for nodes" in waited["said"]
+    assert "6 client actors ask for 0.5 CPU each, and 2 of them find no room" in waited["said"]
+
+
+def test_a_node_that_never_comes(drilled: Any) -> None:
+    """After its deadline the run ends with what it waited for, and can be resumed."""
+    folder, found = drilled
+    error = found["never"]["error"]
+    assert error.startswith("waited 1 s for nodes, in vain")
+    assert "2 of them find no room" in error
+    assert list((folder / "runs" / "never" / "checkpoint").glob("0*"))
+    assert not (folder / "runs" / "never" / "summary.json").exists()
