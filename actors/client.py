@@ -29,14 +29,14 @@ from actors.pieces import Bases, Handed
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Assignment, Figures, GroupReceipt, Order, Work, packed, unpacked
 from policies.splitting import Ends
-from policies.training import Member, Task, Trained
+from policies.training import Member, Portion, Task, Trained
 from policies.training.chain_torch import aligned
 from policies.types import Buffer, Vector, stream, stream_seed
 from policies.update import Base, Masked, ModelSchema
 from policies.wire import Header, encode
 
 CACHE_BYTES = 256 * 2**20
-"""Examples kept ready for training, a process."""
+"""Examples kept ready for training, a process; and as many bytes of features."""
 COHORT_BYTES = 64 * 2**20
 """Weights of the clients that train side by side: more do not fit a cache."""
 
@@ -69,6 +69,38 @@ class _Given(NamedTuple):
     reply: Buffer = NOTHING
 
 
+_Tensors = tuple[torch.Tensor, ...]
+
+
+def _bytes(tensors: _Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+class _Kept:
+    """Keeps clients' tensors, those that were used last, up to `CACHE_BYTES`.
+
+    Attributes:
+        clients: Tensors of each, those used last at the end.
+        size: Bytes of all.
+    """
+
+    def __init__(self) -> None:
+        self.clients: OrderedDict[int, _Tensors] = OrderedDict()
+        self.size = 0
+
+    def of(self, client: int, make: Callable[[], _Tensors]) -> _Tensors:
+        """Return a client's tensors, made if they are not there."""
+        if client in self.clients:
+            self.clients.move_to_end(client)
+            return self.clients[client]
+        found = self.clients[client] = make()
+        self.size += _bytes(found)
+        while self.size > CACHE_BYTES and len(self.clients) > 1:
+            _, old = self.clients.popitem(last=False)
+            self.size -= _bytes(old)
+        return found
+
+
 class Client:
     """Trains assignments, for one client or for many.
 
@@ -88,8 +120,8 @@ class Client:
         self._division = work.division(self._model.schema)
         self._states = StateCodec(work, self._model)
         self._bases = Bases(self.schema)
-        self._examples: OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
-        self._cached_bytes = 0
+        self._examples = _Kept()
+        self._features = _Kept()
         self.watch = Stopwatch()
 
     def _cut_at(self, blocks: int) -> Ends:
@@ -152,12 +184,10 @@ class Client:
             yield self._model.params.numpy(), self._train_one(given)
 
     def _train_one(self, given: _Given) -> Trained:
-        assignment, start, member = given.assignment, given.start, self._member(given)
-        if self._ends is not None and not self._ends.caches:
+        assignment, start, member = given.assignment, self._begins(given), self._member(given)
+        if self._ends is not None and self._ends.asks_in_training(assignment):
             with self.watch("train"):
-                return self._ends.finish(
-                    assignment, self._ends_start(given), member, given.carry, given.reply
-                )
+                return self._ends.finish(assignment, start, member, given.carry, given.reply)
         self._model.load(start.base.values, start.buffers)
         with torch.random.fork_rng(devices=[]):
             seed = stream_seed(self._work.seed, "train", *assignment.address)
@@ -185,8 +215,8 @@ class Client:
         assignment = given.assignment
         client, number = assignment.address
         x, y = self._examples_of(client, number)
-        if self._ends is not None and self._ends.caches and given.reply.size:
-            x = self._ends.features(assignment, len(y), given.reply)
+        if self._ends is not None and self._ends.caches and not assignment.asks:
+            x = self._features_of(self._ends, given, x)
         rng = stream(self._work.seed, "batches", client, number)
         drill = _drill(assignment.fault)
         return Member(x, y, Task(rng, assignment.base.number, given.start.flags, drill))
@@ -330,9 +360,9 @@ class Client:
         if self.has_cohorts:
             most = max(1, COHORT_BYTES // (4 * self.schema.parameters))
 
-        def kind(given: _Given) -> tuple[bool, bool, int]:
+        def kind(given: _Given) -> tuple[bool, bool, Portion]:
             assignment = given.assignment
-            return bool(assignment.fault), assignment.asks, assignment.batches
+            return bool(assignment.fault), assignment.asks, assignment.portion
 
         for (faulty, asks, _), run in groupby(group, key=kind):
             members = list(run)
@@ -348,11 +378,11 @@ class Client:
             member = self._member(given)
             with self.watch("train"):
                 asked = self._ends.ask(
-                    given.assignment, self._ends_start(given), member, given.carry, given.reply
+                    given.assignment, self._begins(given), member, given.carry, given.reply
                 )
             yield asked.question, asked.carry, ()
 
-    def _ends_start(self, given: _Given) -> Start:
+    def _begins(self, given: _Given) -> Start:
         """Return what a client trains from: what it was sent, and what is its own."""
         base, buffers, _ = given.start
         _, own = self._states.read(given.state)
@@ -364,19 +394,21 @@ class Client:
 
         Examples that change from one update to the next are not kept.
         """
-        if client in self._examples:
-            self._examples.move_to_end(client)
-            return self._examples[client]
-        found = self._holdings.train(client, number)
-        x, y = torch.from_numpy(found.x), torch.from_numpy(found.y)
-        if not self._holdings.keeps():
-            return x, y
-        self._examples[client] = (x, y)
-        self._cached_bytes += x.nbytes + y.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._examples) > 1:
-            _, (old_x, old_y) = self._examples.popitem(last=False)
-            self._cached_bytes -= old_x.nbytes + old_y.nbytes
+
+        def load() -> _Tensors:
+            found = self._holdings.train(client, number)
+            return torch.from_numpy(found.x), torch.from_numpy(found.y)
+
+        x, y = self._examples.of(client, load) if self._holdings.keeps() else load()
         return x, y
+
+    def _features_of(self, ends: EndsTrainer, given: _Given, x: torch.Tensor) -> torch.Tensor:
+        """Return the features of a client's examples: as it was told, or computed by itself."""
+        assignment = given.assignment
+        if given.reply.size:
+            return ends.features(assignment, len(x), given.reply)
+        (own,) = self._features.of(assignment.address.client, lambda: (ends.own_features(x),))
+        return own
 
 
 def _flags(base: Base, own: int) -> torch.Tensor | None:

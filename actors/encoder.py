@@ -70,11 +70,13 @@ class Pass(NamedTuple):
         number: Counts passes.
         questions: What clients ask, in the order of their arrival.
         weights_at: Which of the buffers holds the newest weights.
+        version: The newest version when it began, by whose number the learning rate falls.
     """
 
     number: int
     questions: tuple[Question, ...]
     weights_at: int = 0
+    version: int = 0
 
 
 class PassReceipt(NamedTuple):
@@ -85,12 +87,14 @@ class PassReceipt(NamedTuple):
         verdicts: What was found wrong with each question.
         learnt: Clients whose gradients made a step; with none the weights are as before.
         hash: XXH3-128 of the new weights; empty if they are as before.
+        rate: Of that step.
     """
 
     places: tuple[tuple[int, int], ...]
     verdicts: tuple[Verdict, ...]
     learnt: int
     hash: str
+    rate: float
 
 
 class Encoder:
@@ -150,7 +154,8 @@ class Encoder:
             replies, places = self._written(asked, messages, features, gradients)
         digest = xxhash.xxh3_128_hexdigest(weights.data) if learnt else ""
         verdicts = tuple(verdict for _, verdict in read)
-        return replies, weights, PassReceipt(places, verdicts, learnt, digest)
+        rate = self._split.rate_at(asked.version) if learnt else 0.0
+        return replies, weights, PassReceipt(places, verdicts, learnt, digest, rate)
 
     # ------------------------------------------------------------ reading
 
@@ -214,7 +219,7 @@ class Encoder:
         step = torch.div(body.grads, learnt).cpu()
         if velocity.size:
             step = torch.from_numpy(velocity).mul_(self._split.momentum).add_(step)
-        torch.from_numpy(values).add_(step, alpha=-self._split.rate)
+        torch.from_numpy(values).add_(step, alpha=-self._split.rate_at(asked.version))
         return after, learnt
 
     def _back_propagate(

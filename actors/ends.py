@@ -162,9 +162,25 @@ class EndsTrainer:
 
     def features(self, assignment: Assignment, examples: int, reply: Buffer) -> torch.Tensor:
         """Return the features of a client's examples, shape (n, features), from their reply."""
-        process = self.process(assignment._replace(known=False), examples)
-        (exchange,) = process.exchanges
-        return self._read(reply, exchange.reply(process.ends), process.ends.features)
+        ends = self._cut_at(assignment.cut)
+        schema = Exchange(examples, returns="features").reply(ends)
+        return self._read(reply, schema, ends.features)
+
+    def own_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what a device that runs all of the encoder makes of inputs, shape (n, features).
+
+        So many at a time as the encoder takes in a pass.
+        """
+        with torch.no_grad():
+            parts = [self._module.features(part) for part in torch.split(x, self._split.batch)]
+        return torch.cat(parts)
+
+    def asks_in_training(self, assignment: Assignment) -> bool:
+        """Return whether the encoder is asked in the midst of each step.
+
+        It is not where features are known, nor where the device runs all of it.
+        """
+        return not self.caches and not self._cut_at(assignment.cut).whole
 
     # ------------------------------------------------------------ what goes from part to part
 

@@ -15,7 +15,7 @@ from actors.learning.shards import Shards
 from policies.base import Settings
 from policies.method import Method
 from policies.splitting import Division, Split, Topology, Whole
-from policies.training import TrainingPolicy
+from policies.training import Portion, TrainingPolicy
 from policies.types import Address, Version, stream_seed
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class Work(Settings):
 
     def training(self, assignment: Assignment) -> TrainingPolicy:
         """Return how a client trains in an assignment."""
-        training = self.method.training
-        return training.shortened(assignment.batches) if assignment.batches else training
+        return self.method.training.portion(assignment.portion)
 
     @property
     def split(self) -> Split | None:
@@ -107,7 +106,7 @@ class Assignment(NamedTuple):
         cut: Of the encoder's blocks, how many the client computes.
         known: Whether the features of its examples are known, which are then its reply.
         asks: Whether the part ends with a question to the encoder, and not with an update.
-        batches: How many the client takes; 0 for as many as its training asks of it.
+        portion: How much of what training asks the client does.
     """
 
     address: Address
@@ -118,7 +117,7 @@ class Assignment(NamedTuple):
     cut: int = 0
     known: bool = False
     asks: bool = False
-    batches: int = 0
+    portion: Portion = Portion()
 
 
 class Order(NamedTuple):

@@ -23,7 +23,7 @@ from orchestrator import people
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, read
 from orchestrator.log import ON_BACKHAULS
-from orchestrator.request import Request, fresh_folder
+from orchestrator.request import Request, fresh_folder, located
 from orchestrator.summary import Summary
 from orchestrator.tracking import trained
 from orchestrator.views.readable import plain
@@ -160,7 +160,7 @@ def run(
 
     Args:
         experiment: An `Experiment`, or the mapping that its file would hold.
-        out: The run's folder; a new one under ``runs`` by default.
+        out: The run's folder, here or as a URL of `fsspec`; a new one under ``runs`` by default.
         address: Of a running Ray; without it one is started, and ended with the run.
         workers: Pooled actors; one a CPU by default.
         in_process: Do all of it in this process, without Ray. The digest is the same.
@@ -174,7 +174,7 @@ def run(
     from orchestrator import run as runs  # noqa: PLC0415  # Arrow and Matplotlib, late
 
     checked = check(experiment)
-    folder = Path(out) if out is not None else fresh_folder(checked)
+    folder, elsewhere = (fresh_folder(checked), None) if out is None else located(str(out))
     paths = (str(Path.cwd()),)
     request = Request(
         checked,
@@ -184,6 +184,7 @@ def run(
         profile=profile,
         in_process=in_process,
         paths=paths,
+        elsewhere=elsewhere,
     )
     runs.run(request, console)
     return Run(folder)

@@ -43,6 +43,7 @@ from orchestrator.timetable import Leg
 from policies.correction import Signals
 from policies.guards import Look, StopReason
 from policies.selection import Past
+from policies.training import Portion
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
 FORMAT: Final = 9
@@ -62,7 +63,7 @@ _SELECTION: Final = "selection/"
 _PAST: Final = "past/"
 _PLAIN: Final = (
     "at", "trained_s", "device_s", "energy_j", "payload_bytes", "uplink_bytes", "accepted",
-    "strength", "batches",
+    "strength",
 )  # fmt: skip
 """Fields of a flight that are plain values."""
 _COUNTS: Final = ("flying", "selections", "points", "in_vain", "ended_s")
@@ -271,6 +272,7 @@ def _flight(
         "teacher": flight.teacher,
         "corrected": flight.corrected,
         "density": flight.density,
+        "portion": flight.portion,
         "legs": flight.legs,
         **{name: getattr(flight, name) for name in _PLAIN},
         "payload": blobs.save(f"payload/{client}/{number}", payload) if payload else None,
@@ -326,11 +328,11 @@ class _Reader:
         split = engine.plan.split
         if split is not None and saved["encoder"]:
             state.encoder = split_state.load(saved["encoder"], split, self)
-            for number, members, weights, replica, lineage in saved["encoder"]["passes"]:
+            for number, members, weights, replica, head in saved["encoder"]["passes"]:
                 asked = [split_state.waiting(row, split, self) for row in members]
                 found = self.weights(weights)
                 assert found is not None  # noqa: S101  # a pass always has some
-                engine.serving.begin(number, asked, found, replica, lineage)
+                engine.serving.begin(number, asked, found, replica, Version(*head))
 
     def _handle(self, name: str) -> Handle:
         if name not in self._handles:
@@ -394,9 +396,9 @@ class _Reader:
         found |= {name: tuple(found[name]) for name in ("recall", "support", *_SHARES)}
         return Version(*version), Evaluation(**found)
 
-    def _talk(self, row: Mapping[str, Any] | None, batches: int) -> Talk | None:
+    def _talk(self, row: Mapping[str, Any] | None, portion: Portion) -> Talk | None:
         split = self._engine.plan.split
-        return split_state.talk(row, batches, split, self) if row and split else None
+        return split_state.talk(row, portion, split, self) if row and split else None
 
     def _kept(self, state: int | str) -> Place:
         """Return where a client's state lies, from its row or an array's name."""
@@ -411,6 +413,7 @@ class _Reader:
         engine = self._engine
         engine.state.flights = {}
         for row in self._saved["flights"]:
+            portion = Portion(*row["portion"])
             flight = Flight(
                 Address(*row["address"]),
                 Version(*row["base"]),
@@ -421,7 +424,8 @@ class _Reader:
                 tuple(_leg(*leg) for leg in row["legs"]),
                 teacher=_version(row["teacher"]),
                 corrected=_figures(row["corrected"]),
-                talk=self._talk(row["talk"], row["batches"]),
+                talk=self._talk(row["talk"], portion),
+                portion=portion,
                 **{name: row[name] for name in _PLAIN},
             )
             engine.state.flights[flight.address] = flight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -52,10 +53,14 @@ def _fail(text: str, code: int) -> NoReturn:
 def run(
     file: Annotated[Path | None, typer.Argument(help="An experiment file.")] = None,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; new by default.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The run's folder, or its URL; new by default.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Pooled actors.")] = None,
     address: Address = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with the run in this folder, or at this URL.")
+    ] = None,
     check_kpis: Annotated[
         bool, typer.Option("--check-kpis", help="Exit with 3 if a KPI is not met.")
     ] = False,
@@ -83,7 +88,7 @@ def run(
     elif overrides or out:
         raise ExperimentError("--resume goes on with a run as it is. Leave out --set and --out.")
     else:
-        wanted = requests.again(Path(resume or ""))
+        wanted = requests.again(resume or "")
     wanted = replace(
         wanted, address=address, workers=workers, in_process=in_process, profile=profile
     )
@@ -99,7 +104,9 @@ def run(
         summary = runs.run(wanted, console)
     except runs.Killed as killed:
         raise SystemExit(killed.exit_code) from None
-    show(summary, wanted.out, wanted.experiment, console)
+    show(summary, wanted.where, wanted.experiment, console)
+    if wanted.elsewhere is not None:
+        shutil.rmtree(wanted.out.parent)  # all of it is there
     if check_kpis and not all(kpi["met"] for kpi in summary.kpis.values()):
         raise SystemExit(3)
 

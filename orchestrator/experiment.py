@@ -33,7 +33,7 @@ from actors.learning.sources.silos import Silos
 from actors.work import Work
 from orchestrator.clock import WallSettings
 from orchestrator.document import Check, Document
-from orchestrator.fleet import FleetSettings, ServerSettings, apportion, fits, training_bytes
+from orchestrator.fleet import FleetSettings, ServerSettings, apportion, fits
 from orchestrator.kpis import Kpis
 from orchestrator.refusals import UNKNOWN
 from orchestrator.tracking.tracker import TrackingSettings
@@ -41,6 +41,7 @@ from policies.aggregation import AggregationPolicy
 from policies.base import Settings
 from policies.correction import CorrectionPolicy
 from policies.guards import Anomaly, Load, Quarantine, Stop
+from policies.memory import Memory
 from policies.method import (
     PART_BLOCK,
     Method,
@@ -55,10 +56,10 @@ from policies.method import (
     sparse_weights_misfits,
 )
 from policies.sparsity import DownlinkPolicy, PruningPolicy, UplinkPolicy
-from policies.splitting import Ends, Split, Topology, Whole
-from policies.splitting.process import FLOAT_BYTES
+from policies.splitting import Ends, Process, Split, Topology, Whole
 from policies.training import TrainingPolicy
 from policies.training.sgd import LocalSteps
+from policies.training.workload import WorkloadPolicy
 from policies.types import ExperimentError
 from policies.units import Seconds
 
@@ -251,26 +252,47 @@ class Experiment(Settings):
         Raises:
             ExperimentError: If it cannot be split, or not there.
         """
-        if not isinstance(self.topology, Split):
-            return {}
-        cut = self.topology.cut
-        if cut != "auto":
-            return {cut: self.model.ends(shape, cut)}
-        found = {0: self.model.ends(shape)}
+        return _ends(self.topology, self.model, shape) if isinstance(self.topology, Split) else {}
+
+    def memory(self, shape: DataShape) -> Memory:
+        """Return what training the whole model takes on a device."""
+        return _memory(self.model, shape)
+
+
+def _ends(split: Split, model: ModelPolicy, shape: DataShape) -> dict[int, Ends]:
+    """Return how a model may be cut, by the number of blocks on a device, from the fewest on.
+
+    Raises:
+        ExperimentError: If it cannot be split, or not there.
+    """
+    if isinstance(split.cut, int):
+        found = {split.cut: model.ends(shape, split.cut)}
+    else:
+        found = {0: model.ends(shape)}
         with suppress(ExperimentError):
             while True:
-                found[len(found)] = self.model.ends(shape, len(found))
-        return found
+                found[len(found)] = model.ends(shape, len(found))
+    allowed = {cut: ends for cut, ends in found.items() if _runs_there(split, ends)}
+    if split.cut != "all" and allowed:
+        return allowed
+    whole = {cut: ends for cut, ends in allowed.items() if ends.whole}
+    if not whole:
+        raise ExperimentError(
+            f"topology.cut {split.cut} runs all of the encoder on the devices, which takes one of "
+            "which nothing is trained, and gradients through it (topology.gradient exact) for a "
+            "trained head. Take auto or a lower number, or model.trains none."
+        )
+    return whole
 
-    def training_bytes(self, shape: DataShape) -> int:
-        """Return the memory that training takes on a device."""
-        if isinstance(self.topology, Split):
-            ends = self.ends(shape)[0 if self.topology.cut == "auto" else self.topology.cut]
-            return ends.device_bytes(self.method.training.batch_size)
-        parameters = self.model.parameters(shape)
-        activations = self.model.activation_bytes(shape)
-        frozen = self.model.frozen_parameters(shape)
-        return training_bytes(parameters, activations, self.method.training.batch_size, frozen)
+
+def _runs_there(split: Split, ends: Ends) -> bool:
+    """Return whether devices can train what is left to them: a whole model by its gradients."""
+    return not (ends.whole and ends.head_trained) or split.gradient.exact
+
+
+def _memory(model: ModelPolicy, shape: DataShape) -> Memory:
+    parameters, activations = model.parameters(shape), model.activation_bytes(shape)
+    return Memory(parameters, activations, model.frozen_parameters(shape))
 
 
 _FEWEST_BASES: Final = 2
@@ -329,6 +351,15 @@ def _lessons_are_read(method: Method, guards: Guards) -> Finding:
                 "method.correction.kind to distillation, with a strength above 0 and inputs that "
                 "are not its clients', or leave kl out."
             ),
+        )
+
+
+def _batches_shrink(method: Method) -> Finding:
+    least, asked = method.workload.least_batch, method.training.batch_size
+    if least is not None and least > asked:
+        yield (
+            "method.workload.least_batch",
+            f"must not exceed method.training.batch_size = {asked}, got {least}. Lower it.",
         )
 
 
@@ -463,7 +494,8 @@ def _model_fits(
     data: DataSettings,
     model: ModelPolicy,
     fleet: FleetSettings,
-    training: Any,
+    training: TrainingPolicy,
+    workload: WorkloadPolicy,
     topology: Topology,
 ) -> Finding:
     shape, lost = _shape(data), model.missing()
@@ -472,22 +504,20 @@ def _model_fits(
     if shape is None or lost is not None:
         return
     try:
-        parameters = model.parameters(shape)
-        activations = model.activation_bytes(shape)
-        frozen = model.frozen_parameters(shape)
+        memory = _memory(model, shape)
     except ExperimentError as error:
         yield "model", str(error)
         return
     if isinstance(topology, Split):
         with suppress(ExperimentError):  # said by `_can_be_split`
-            ends = model.ends(shape, 0 if topology.cut == "auto" else topology.cut)
-            parameters, activations = ends.parameters, ends.activation_bytes
-            frozen = ends.equipment_bytes // FLOAT_BYTES
+            ends = next(iter(_ends(topology, model, shape).values()))
+            memory = Process(topology, ends, training, examples=1).memory
     known = fleet.known_profiles()
     counts = apportion([entry.share for entry in fleet.mix], fleet.clients)
     taken = (entry.profile for entry, count in zip(fleet.mix, counts, strict=True) if count)
+    least, size = workload.least_batch, training.batch_size
     for name in dict.fromkeys(taken):
-        trouble = fits(known[name], parameters, activations, training.batch_size, frozen)
+        trouble = fits(known[name], memory, size if least is None else min(least, size), least)
         if trouble:
             yield "model", trouble
 
@@ -603,11 +633,10 @@ def _can_be_split(topology: Topology, data: DataSettings, model: ModelPolicy) ->
     except ExperimentError as error:
         yield "model", str(error)
         return
-    if topology.cut != "auto":
-        try:
-            model.ends(shape, topology.cut)
-        except ExperimentError as error:
-            yield "topology.cut", str(error)
+    try:
+        _ends(topology, model, shape)
+    except ExperimentError as error:
+        yield "topology.cut", str(error)
 
 
 def _can_learn(
@@ -624,13 +653,13 @@ def _can_learn(
                 "to frozen, or take topology split with gradient forward-difference."
             ),
         )
-    try:
-        ends = model.ends(shape)
-    except ExperimentError:  # said by `_can_be_split`
-        return
     if not isinstance(topology, Split):
         return
-    if ends.learns and not (
+    try:
+        found = list(_ends(topology, model, shape).values())
+    except ExperimentError:  # said by `_can_be_split`
+        return
+    if any(ends.learns and not ends.whole for ends in found) and not (
         isinstance(training, LocalSteps) and type(training).train is LocalSteps.train
     ):
         yield (
@@ -641,7 +670,7 @@ def _can_learn(
                 "tail: model.head frozen and model.trains none."
             ),
         )
-    if ends.encoder_trained and topology.replicas > 1:
+    if found[0].encoder_trained and topology.replicas > 1:
         yield (
             "topology.replicas",
             (
@@ -705,6 +734,24 @@ def _something_is_shared(
             )
 
 
+def _features_stay(topology: Topology, data: DataSettings, model: ModelPolicy) -> Finding:
+    shape = _shape(data)
+    if not isinstance(topology, Split) or shape is None or isinstance(data, Silos):
+        return
+    if not isinstance(data.partition, Natural) or data.partition.drift is None:
+        return
+    with suppress(ExperimentError):  # said by `_can_be_split`
+        if not model.ends(shape).learns:
+            yield (
+                "data.partition.drift",
+                (
+                    "gives clients other examples from update to update, and with topology split "
+                    "features are computed once where nothing but the tail is trained. Remove "
+                    "drift, or train the head or a part of the encoder."
+                ),
+            )
+
+
 def _split_has_one_server(
     topology: Topology, method: Method, fleet: FleetSettings, evaluate: Evaluate
 ) -> Finding:
@@ -740,6 +787,7 @@ CHECKS = (
     Check(("topology", "data", "model"), _can_be_split),
     Check(("topology", "data", "model", "method.training"), _can_learn),
     Check(("topology", "data", "model", "server", "faults"), _something_is_shared),
+    Check(("topology", "data", "model"), _features_stay),
     Check(("topology", "method", "fleet", "evaluate"), _split_has_one_server),
     Check(("method.uplink", "method.aggregation"), _fits_together),
     Check(("method.uplink", "method.aggregation", "method.pruning"), _zeros_arrive),
@@ -747,6 +795,7 @@ CHECKS = (
         ("method.training", "method.uplink", "method.downlink", "method.aggregation"), _zeros_stay
     ),
     Check(("method.training", "model"), _learnt_weights_stay),
+    Check(("method",), _batches_shrink),
     Check(("method",), _lateness_weighs),
     Check(("method",), _corrects),
     Check(("method", "guards"), _lessons_are_read),
@@ -783,7 +832,9 @@ CHECKS = (
     Check(("data", "fleet", "hosting"), _silos_are_the_clients),
     Check(("data", "method.correction"), _tutor_has_inputs),
     Check(("clock", "method.correction"), _teacher_is_known),
-    Check(("data", "model", "fleet", "method.training", "topology"), _model_fits),
+    Check(
+        ("data", "model", "fleet", "method.training", "method.workload", "topology"), _model_fits
+    ),
     Check(("fleet", "faults"), _faults_name_clients),
 )
 

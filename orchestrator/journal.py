@@ -21,8 +21,9 @@ from orchestrator.log import Log
 from orchestrator.plan import Flight
 from orchestrator.runtime import Place
 from policies.guards import StopReason
-from policies.splitting import Exchange
+from policies.splitting import Ends, Exchange
 from policies.splitting.process import rows_in
+from policies.training import Portion
 from policies.types import Address, Outcome, Reason, Verdict, Version
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ class Journal:
         self._clock = clock
 
     def dispatched(
-        self, address: Address, base: Version, held: Version | None, shipment: Shipment
+        self,
+        address: Address,
+        base: Version,
+        held: Version | None,
+        shipment: Shipment,
+        portion: Portion,
     ) -> None:
         """A client was asked, and is sent what it lacks."""
         self._write(
@@ -59,6 +65,7 @@ class Journal:
             held_version=None if held is None else held.number,
             downlink_bytes=shipment.bytes,
             downlink_entropy_bytes=shipment.entropy_bytes,
+            detail=f"batches of {portion.batch_size}" if portion.batch_size else None,
         )
 
     def fetched(self, flight: Flight, teacher: Version, shipment: Shipment) -> None:
@@ -89,7 +96,7 @@ class Journal:
             detail="too few examples",
         )
 
-    def equipped(self, flight: Flight, blocks: int, size: int) -> None:
+    def equipped(self, flight: Flight, ends: Ends, size: int) -> None:
         """A client was sent what it computes of the encoder and does not train."""
         self._write(
             "equipped",
@@ -97,7 +104,7 @@ class Journal:
             number=flight.address.number,
             downlink_bytes=size,
             downlink_entropy_bytes=float(size),
-            detail=f"{blocks} blocks",
+            detail="all of the encoder" if ends.whole else f"{ends.blocks} blocks",
         )
 
     def asked(
@@ -117,16 +124,31 @@ class Journal:
         )
 
     def served(
-        self, number: int, members: Sequence[Waiting], version: int, receipt: PassReceipt
+        self,
+        number: int,
+        members: Sequence[Waiting],
+        version: int,
+        receipt: PassReceipt,
+        *,
+        falls: bool,
     ) -> None:
-        """The encoder has computed a pass; `version` is how often it has learnt."""
+        """The encoder has computed a pass; `version` is how often it has learnt.
+
+        Args:
+            number: Counts passes.
+            members: The questions.
+            version: Of the encoder's weights.
+            receipt: What came of it.
+            falls: Whether its rate changes with the version.
+        """
+        rate = f" at rate {receipt.rate:.6g}" if falls and receipt.learnt else ""
         self._write(
             "served",
             number=number,
             version=version,
             examples=rows_in([member.exchange for member in members]),
             hash=receipt.hash,
-            detail=f"{len(members)} questions, {receipt.learnt} learnt from",
+            detail=f"{len(members)} questions, {receipt.learnt} learnt from{rate}",
         )
 
     def replied(

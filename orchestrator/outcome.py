@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -15,6 +16,7 @@ from orchestrator import people
 from orchestrator.client_states import fetched
 from orchestrator.engine import Engine
 from orchestrator.experiment import Experiment
+from orchestrator.portions import Portions
 from orchestrator.runtime import Runtime
 from orchestrator.told import Told, tested
 from orchestrator.tracking import trained
@@ -22,6 +24,7 @@ from policies.guards import Load
 from policies.types import RunError, Vector, Version
 
 _MOST_NAMED = 10
+_Integers = npt.NDArray[np.int64]
 
 
 def keep_models(
@@ -91,18 +94,38 @@ def clients(
         accuracy = pd.Series(tested(rows)).reindex(range(len(told))).to_numpy(dtype=float)
     else:
         accuracy = told.accuracies(last[1])
+    batch_size, training_bytes = _batches(engine)
     about = {
         "name": told.names,
         "profile": fleet.profile_names(),
         "region": fleet.region_names(),
         "examples": told.sizes.train,
-        "memory_share": experiment.training_bytes(told.shape) / fleet.memory_bytes(),
+        "batch_size": batch_size,
+        "memory_share": training_bytes / fleet.memory_bytes(),
         "accuracy": accuracy,
     }
     found = people.table(rows, about, span_s=ended_s)
     if engine.plan.delays:
         return found
     return people.measured(found, _measured(ops), experiment.wall.time_scale, ended_s)
+
+
+def _batches(engine: Engine) -> tuple[_Integers, _Integers]:
+    """Return each client's examples a batch and the memory that it trains in, shape (clients,).
+
+    Of a split model with the blocks that a client has; one that was never asked would begin with
+    the fewest.
+    """
+    plan, fleet, encoder = engine.plan, engine.fleet, engine.state.encoder
+    portions, asked = Portions.asked_by(plan), plan.method.training.batch_size
+    if portions.equal and plan.split is None:
+        count = plan.examples.size
+        return np.full(count, asked), np.full(count, plan.memory.bytes(asked))
+    fewest = 0 if plan.split is None else min(plan.split.ends)
+    held = {} if encoder is None else encoder.equipped
+    jobs = [(client, int(n), held.get(client, fewest)) for client, n in enumerate(plan.examples)]
+    sizes = [portions.batch_size(fleet, *job) for job in jobs]
+    return np.array(sizes), np.array([portions.training_bytes(fleet, *job) for job in jobs])
 
 
 def _measured(ops: pa.Table) -> pd.Series[float]:

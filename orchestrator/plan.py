@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,10 +19,13 @@ from orchestrator.runtime import Finished, Pending, Place, Weights
 from orchestrator.stages import Compute, Download, Stage
 from orchestrator.timetable import Leg
 from policies.guards import Anomaly, Quarantine, Stop
+from policies.memory import Memory
 from policies.method import Method
 from policies.splitting import Ends, Exchange, Process, Split
-from policies.training import TrainingPolicy
+from policies.training import Portion, TrainingPolicy
 from policies.types import Address, Version
+
+_ALL: Final = Portion()
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,21 @@ class SplitPlan:
         return self.ends[min(self.ends)].tail_flops if self.settings.personal else 0.0
 
     @cached_property
-    def _processes(self) -> dict[tuple[int, int, bool, int], Process]:
+    def _processes(self) -> dict[tuple[int, int, bool, Portion], Process]:
         return {}
 
-    def process(self, examples: int, cut: int, *, known: bool, batches: int = 0) -> Process:
+    def process(self, examples: int, cut: int, *, known: bool, portion: Portion = _ALL) -> Process:
         """Return the parts of an assignment.
 
         Args:
             examples: How many the client has.
             cut: Blocks of the encoder that run on its device.
             known: Whether it has their features.
-            batches: How many it takes; 0 for as many as training asks.
+            portion: How much of what training asks it does.
         """
-        key = (examples, cut, known, batches)
+        key = (examples, cut, known, portion)
         if key not in self._processes:
-            training = self.training.shortened(batches) if batches else self.training
+            training = self.training.portion(portion)
             self._processes[key] = Process(self.settings, self.ends[cut], training, examples, known)
         return self._processes[key]
 
@@ -98,6 +101,7 @@ class Plan:
         examination: How versions are tested.
         examples: Training examples of each client, shape (clients,).
         forward_flops: Of one example.
+        memory: What training the whole model takes on a device.
         delays: Whether modelled times pass (always, on the virtual clock).
         faults: Planned faults by address.
         split: How the model is split; None if clients compute all of it.
@@ -112,6 +116,7 @@ class Plan:
     examination: Task
     examples: np.ndarray[Any, np.dtype[np.int64]]
     forward_flops: float
+    memory: Memory
     delays: bool = True
     faults: Mapping[Address, str] = field(default_factory=dict)
     split: SplitPlan | None = None
@@ -139,6 +144,7 @@ class Plan:
             ),
             examples=sizes.train,
             forward_flops=forward_flops,
+            memory=experiment.memory(shape),
             delays=experiment.clock == "virtual" or experiment.wall.delays,
             faults={Address(f.client, f.number): f.fault for f in experiment.faults},
             split=split,
@@ -212,7 +218,7 @@ class Flight:
         strength: How strongly.
         corrected: What the client measured of that, by name, once it has arrived.
         talk: What it has exchanged with the encoder; None where it computes the whole model.
-        batches: How many it takes; 0 for as many as training asks.
+        portion: How much of what training asks it does.
         finished: What came of the job, once that is known.
         job: The job itself; not part of a checkpoint.
     """
@@ -235,7 +241,7 @@ class Flight:
     strength: float = 0.0
     corrected: Figures = ()
     talk: Talk | None = None
-    batches: int = 0
+    portion: Portion = _ALL
     finished: Finished | None = None
     job: Pending[Finished] | None = None
 

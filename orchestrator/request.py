@@ -11,6 +11,7 @@ from pathlib import Path
 
 from actors.identity import join_paths
 from orchestrator.document import to_yaml
+from orchestrator.elsewhere import Elsewhere, is_url
 from orchestrator.experiment import Experiment, read
 from orchestrator.tracking.tracker import TrackingSettings
 from policies.types import ExperimentError
@@ -29,6 +30,7 @@ class Request:
         profile: Note where the time of every process went.
         in_process: Do everything in this process, without Ray.
         paths: Folders of the user's own modules.
+        elsewhere: Where the folder is kept, if not on this machine.
     """
 
     experiment: Experiment
@@ -39,6 +41,12 @@ class Request:
     profile: bool = False
     in_process: bool = False
     paths: Sequence[str] = ()
+    elsewhere: Elsewhere | None = None
+
+    @property
+    def where(self) -> str:
+        """The run's location, as a person would give it."""
+        return self.elsewhere.url if self.elsewhere else str(self.out)
 
     @property
     def run_id(self) -> str:
@@ -51,7 +59,14 @@ class Request:
         Raises:
             ExperimentError: If a new run's folder holds one already, or a resumed one is finished.
         """
-        out = self.out
+        out, elsewhere = self.out, self.elsewhere
+        if elsewhere is not None and elsewhere.finished():
+            raise ExperimentError(f"{self.where} holds a finished run. Name another --out.")
+        if elsewhere is not None and elsewhere.going() and not self.resume:
+            raise ExperimentError(
+                f"{self.where} holds a run already. Go on with it by --resume {self.where}, or "
+                "name another --out."
+            )
         if self.resume:
             if (out / "summary.json").exists():
                 raise ExperimentError(
@@ -71,9 +86,14 @@ class Request:
 def new(
     file: Path,
     assignments: Sequence[str],
-    out: Path | None,
+    out: str | None,
 ) -> tuple[Request, list[str]]:
     """Ask for a new run of an experiment file.
+
+    Args:
+        file: The experiment file.
+        assignments: Values that override it.
+        out: The run's folder, here or as a URL; a new one by default.
 
     Returns:
         The request, and notes on what the assignments dropped.
@@ -83,25 +103,46 @@ def new(
     """
     experiment, notes = read(file, tuple(assignments))
     _check_job(out, experiment.tracking)
-    folder = out or fresh_folder(experiment)
     paths = (str(file.resolve().parent),)
-    return Request(experiment, folder, paths=paths), notes
+    folder, elsewhere = located(out) if out else (fresh_folder(experiment), None)
+    return Request(experiment, folder, paths=paths, elsewhere=elsewhere), notes
 
 
-def again(out: Path) -> Request:
+def located(out: str) -> tuple[Path, Elsewhere | None]:
+    """Return the folder that a run works in, and where that is kept if elsewhere.
+
+    Raises:
+        ExperimentError: If it is a URL that cannot be used.
+    """
+    if not is_url(out):
+        return Path(out), None
+    elsewhere = Elsewhere(out)
+    return elsewhere.scratch(), elsewhere
+
+
+def again(location: str) -> Request:
     """Ask for a run to go on.
+
+    Args:
+        location: The run's folder, here or as a URL.
 
     Raises:
         ExperimentError: If the folder holds no run.
     """
+    out, elsewhere = located(location)
+    _check_job(location, None)
+    if elsewhere is not None and not elsewhere.finished():
+        elsewhere.fetch(out)
+    elif elsewhere is not None:
+        raise ExperimentError(f"the run in {location} is finished.")
     file = out / "experiment.yaml"
     if not file.exists():
         raise ExperimentError(f"{out} holds no run: there is no experiment.yaml in it.")
     paths: list[str] = json.loads((out / "paths.json").read_text(encoding="utf-8"))
     join_paths(paths)
     experiment, _ = read(file)
-    _check_job(out, experiment.tracking)
-    return Request(experiment, out, resume=True, paths=paths)
+    _check_job(location, experiment.tracking)
+    return Request(experiment, out, resume=True, paths=paths, elsewhere=elsewhere)
 
 
 def fresh_folder(experiment: Experiment, base: Path = Path("runs")) -> Path:
@@ -115,15 +156,17 @@ def fresh_folder(experiment: Experiment, base: Path = Path("runs")) -> Path:
     return wanted
 
 
-def _check_job(out: Path | None, tracking: TrackingSettings) -> None:
+def _check_job(out: str | None, tracking: TrackingSettings | None) -> None:
     """Refuse locations that go with a Ray job's working folder."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return
-    if out is None or not out.is_absolute():
+    if out is None or not (is_url(out) or Path(out).is_absolute()):
         raise ExperimentError(
             "in a Ray job --out and --resume must be absolute: the job's working folder goes with "
-            f"it. Got {out}."
+            f"it. Got {out}. A URL such as s3://bucket/run outlives the cluster, too."
         )
+    if tracking is None:
+        return
     uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     relative = uri is None or (uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"))
     if tracking.enabled and relative:

@@ -18,7 +18,7 @@ from orchestrator.summary import Summary
 from orchestrator.views.readable import ACCURACY, ENERGY, SHARE, TIME, count, human
 
 
-def show(summary: Summary, folder: Path, experiment: Experiment, console: Console) -> None:
+def show(summary: Summary, where: str, experiment: Experiment, console: Console) -> None:
     """Print the figures and where to look further."""
     table = Table(title=f"{summary.name}: stopped by {summary.stopped_by}", title_justify="left")
     table.add_column("figure", overflow="fold")
@@ -29,7 +29,7 @@ def show(summary: Summary, folder: Path, experiment: Experiment, console: Consol
     for text in (
         f"digest   {summary.digest}",
         f"numerics {summary.numerics}",
-        f"report   {folder / 'report.html'}",
+        f"report   {where}/report.html",
     ):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if experiment.tracking.enabled:

@@ -117,7 +117,7 @@ class _Run:
             self._tags(),
             first_serial=saved.state["points"] if saved else 0,
         )
-        self._progress.say(f"run {self._request.run_id} in {self._request.out}")
+        self._progress.say(f"run {self._request.run_id} in {self._request.where}")
         experiment = self._experiment
         with ExitStack() as stack:
             stack.enter_context(self._signals.listening())
@@ -299,10 +299,27 @@ class _Run:
             extra={"wall_s": wall, "startup_s": self._startup_s},
         )
         size = sum(file.stat().st_size for file in target.iterdir())
+        self._keep_elsewhere()
         self._save_s = time.monotonic() - began
         self._note("checkpoint", duration_s=self._save_s, bytes=size)
         self._look_at_memory(engine.runtime)
         self._ops.flush()
+
+    def _keep_elsewhere(self) -> None:
+        """Copy the run's folder; where that fails, the next checkpoint is another try."""
+        elsewhere = self._request.elsewhere
+        if elsewhere is None:
+            return
+        self._ops.flush()
+        began = time.monotonic()
+        try:
+            sent = elsewhere.keep(self._request.out)
+        except Exception as error:  # noqa: BLE001  # each protocol has its own
+            text = f"{elsewhere.url} cannot be written: {type(error).__name__}: {error}"
+            self._progress.say(f"{text}. The run goes on, and tries again at the next checkpoint.")
+            self._note("not_kept", detail=text)
+        else:
+            self._note("kept", duration_s=time.monotonic() - began, bytes=sent)
 
     def _look_at_memory(self, runtime: Runtime) -> None:
         """Note what each process takes."""
@@ -351,7 +368,7 @@ class _Run:
         start = "while it started again" if self._setbacks.count else "before it began"
         where = f"at version {engine.state.head.number}" if engine else start
         self._progress.say(
-            f"interrupted {where}; go on with: latecomer run --resume {self._request.out}"
+            f"interrupted {where}; go on with: latecomer run --resume {self._request.where}"
         )
 
     def _finish(self, engine: Engine, runtime: Runtime, holdings: Holdings, told: Told) -> Summary:
@@ -426,4 +443,18 @@ class _Run:
         if summary.mlflow_run_id != delivery.run_id:  # a short run ends before MLflow answers
             summary = replace(summary, mlflow_run_id=delivery.run_id)
             summary.write(out)
+        self._deliver()
         return summary
+
+    def _deliver(self) -> None:
+        """Copy the finished run to where it is kept."""
+        elsewhere, out = self._request.elsewhere, self._request.out
+        if elsewhere is None:
+            return
+        try:
+            elsewhere.deliver(out)
+        except Exception as error:
+            raise RunError(
+                f"the run is finished, but {elsewhere.url} cannot be written: {error}. All of it "
+                f"is in {out}: copy that folder, or set up the location and copy it then."
+            ) from error

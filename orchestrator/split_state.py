@@ -9,6 +9,7 @@ from orchestrator.engine.state import EncoderState, Waiting
 from orchestrator.plan import SplitPlan, Talk
 from orchestrator.runtime import Handle, Place, Weights
 from policies.splitting import Exchange
+from policies.training import Portion
 from policies.types import Address, RunError, Version
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ def dump(encoder: EncoderState, keeper: Keeper) -> dict[str, Any]:
                 [_dump_waiting(waiting, keeper) for waiting in under_way.members],
                 keeper.weights(under_way.weights),
                 under_way.replica,
-                under_way.lineage,
+                under_way.head,
             )
             for number, under_way in encoder.passes.items()
         ],
@@ -54,6 +55,7 @@ def dump(encoder: EncoderState, keeper: Keeper) -> dict[str, Any]:
             (client, keeper.save(f"features/{client}", place))
             for client, place in sorted(encoder.features.items())
         ],
+        "embedded": sorted(encoder.embedded),
         "equipped": sorted(encoder.equipped.items()),
     }
 
@@ -65,6 +67,7 @@ def load(data: Mapping[str, Any], split: SplitPlan, finder: Finder) -> EncoderSt
         queue=[waiting(row, split, finder) for row in data["queue"]],
         begun=data["begun"],
         features={client: _there(finder.place(name)) for client, name in data["features"]},
+        embedded=set(data["embedded"]),
         equipped=dict(map(tuple, data["equipped"])),
     )
 
@@ -123,11 +126,11 @@ def dump_talk(talk: Talk, name: str, keeper: Keeper) -> dict[str, Any]:
     }
 
 
-def talk(row: Mapping[str, Any], batches: int, split: SplitPlan, finder: Finder) -> Talk:
+def talk(row: Mapping[str, Any], portion: Portion, split: SplitPlan, finder: Finder) -> Talk:
     """Read what `dump_talk` wrote."""
     examples, cut, known = row["process"]
     return Talk(
-        split.process(examples, cut, known=known, batches=batches),
+        split.process(examples, cut, known=known, portion=portion),
         part=row["part"],
         carry=finder.place(row["carry"]),
         reply=finder.place(row["reply"]),

@@ -13,13 +13,13 @@ from pydantic_core import PydanticCustomError
 
 from actors.learning.examples import DataShape
 from actors.learning.modelling import (
-    FLOAT_BYTES,
     POSITION_BYTES,
     ModelPolicy,
     linear_flops,
     linear_parameters,
     only,
 )
+from policies.memory import FLOAT_BYTES
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from actors.learning.encoders.base import Origin
 
-FLOAT_BYTES: Final = 4
 POSITION_BYTES: Final = 8
 _TAKES: Final[dict[Sort, str]] = {
     "images": "cnn",
@@ -64,6 +63,9 @@ class ModelPolicy(Policy):
 
     def ends(self, shape: DataShape, blocks: int = 0) -> Ends:
         """Return how the model is cut in three behind some of its encoder's blocks.
+
+        One block more than there are is all of the encoder, its pooling included: where nothing of
+        it is trained, it may run whole before the cut.
 
         A model that can be has the attributes `embedding`, `blocks`, `pool` and `tail`, and maps
         inputs through them in this order.

@@ -27,7 +27,6 @@ from actors.learning.blame import blame
 from actors.learning.embedding import Tabular, TextBag, Transformer
 from actors.learning.examples import DataShape
 from actors.learning.modelling import (
-    FLOAT_BYTES,
     POSITION_BYTES,
     ModelPolicy,
     linear_flops,
@@ -37,6 +36,7 @@ from actors.learning.modelling import (
 )
 from actors.learning.pretrained import Pretrained
 from policies.base import Policy, own_class, own_function
+from policies.memory import FLOAT_BYTES
 from policies.types import ExperimentError
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ trains whole on a client like any other model, or is cut in two.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
 from actors.learning.encoders import EfficientNetLite0, Encoder, Origin
 from actors.learning.examples import DataShape
-from actors.learning.modelling import FLOAT_BYTES, ModelPolicy, linear_flops, linear_parameters
+from actors.learning.modelling import ModelPolicy, linear_flops, linear_parameters
 from actors.learning.subspaces import NoSubspace, Subspace
+from policies.memory import FLOAT_BYTES
 from policies.splitting import Ends
 from policies.types import ExperimentError
 
@@ -90,10 +90,13 @@ class Pretrained(ModelPolicy):
         """
         cuts = self.trains.cuts(self.encoder, shape)
         most = self.trains.first_block(len(cuts) - 1)
+        frozen = not self.trains.parameters(self.encoder, shape)
+        if frozen and blocks == len(cuts):
+            return self._undivided(shape)
         if blocks > most:
             raise ExperimentError(
-                f"topology.cut must be at most {most}, got {blocks}: model.encoder "
-                f"{self.encoder.kind} has {len(cuts) - 1} blocks, and model.trains "
+                f"topology.cut must be {'all, or ' * frozen}at most {most}, got {blocks}: "
+                f"model.encoder {self.encoder.kind} has {len(cuts) - 1} blocks, and model.trains "
                 f"{self.trains.kind} keeps those at the encoder that it trains. Lower it."
             )
         here, pooling = self.encoder.cuts(shape)[blocks], self.encoder.pooling(shape)
@@ -111,8 +114,24 @@ class Pretrained(ModelPolicy):
             blocks=blocks,
             equipment_bytes=FLOAT_BYTES * (here.parameters - head),
             parameters=head + linear_parameters(layers),
-            activation_bytes=kept + FLOAT_BYTES * (math.prod(here.smashed) + sum(layers[:-1])),
+            activation_bytes=kept + FLOAT_BYTES * sum(layers[:-1]),
             tail_parameters=linear_parameters(layers),
+        )
+
+    def _undivided(self, shape: DataShape) -> Ends:
+        """Return how it is where all of a frozen encoder runs before the cut."""
+        last, pooling = self.encoder.cuts(shape)[-1], self.encoder.pooling(shape)
+        behind = self.ends(shape, len(self.encoder.cuts(shape)) - 1)
+        kept = last.activation_bytes + pooling.activation_bytes if behind.head_trained else 0
+        layers = self.layers(shape)
+        return behind._replace(
+            smashed=(behind.features,),
+            head_flops=last.forward_flops + pooling.forward_flops,
+            body_flops=0.0,
+            blocks=behind.blocks + 1,
+            whole=True,
+            equipment_bytes=behind.equipment_bytes + FLOAT_BYTES * pooling.parameters,
+            activation_bytes=kept + FLOAT_BYTES * sum(layers[:-1]),
         )
 
     def build(self, shape: DataShape) -> PretrainedModule:

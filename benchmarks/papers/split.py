@@ -508,14 +508,14 @@ def costs(arm: Arm, *, known: bool = False) -> tuple[float, int, float, int]:
     shape, training = experiment.data.shape(), experiment.method.training
     examples = experiment.data.shape().train // CLIENTS
     whole = training.flops(examples, experiment.model.forward_flops(shape))
-    memory = experiment.training_bytes(shape)
+    memory = experiment.memory(shape).bytes(training.batch_size)
     split = experiment.topology
     if not isinstance(split, Split):
         return whole, memory, whole, memory
     ends = next(iter(experiment.ends(shape).values()))
     process = Process(split, ends, training, examples, known)
     flops = sum(process.device_flops(part) for part in range(len(process.exchanges) + 1))
-    return flops, ends.device_bytes(training.batch_size), whole, memory
+    return flops, process.memory.bytes(training.batch_size), whole, memory
 
 
 def _spent(arm: Arm) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.publisher import Shipment
 from orchestrator.books import Asked, Event, Kind, Present
-from orchestrator.cuts import shortest
+from orchestrator.cuts import Job, shortest
 from orchestrator.engine.context import Context
 from orchestrator.engine.sending import Sending
 from orchestrator.engine.travelling import Travelling
@@ -17,6 +17,7 @@ from orchestrator.plan import Flight, Round, Talk
 from orchestrator.portions import Portions
 from orchestrator.stages import Download, plain_training, split_training
 from policies.selection import Idle
+from policies.training import Portion
 from policies.types import Address, Arrays, Version, stream
 
 
@@ -35,10 +36,7 @@ class Asking:
         self._turns = context.turns
         self._timetable = context.timetable
         self._journal = context.journal
-        plan = context.plan
-        self._portions = Portions(
-            plan.method.workload, plan.method.training, plan.forward_flops, plan.split
-        )
+        self._portions = Portions.asked_by(context.plan)
 
     def ask(self) -> None:
         """Ask for clients once everything else of this moment is done."""
@@ -105,7 +103,7 @@ class Asking:
         state.flights[address] = flight
         state.flying += 1
         state.ledger.dispatched += 1
-        self._journal.dispatched(address, base, held, shipment)
+        self._journal.dispatched(address, base, held, shipment, flight.portion)
         self._equip(flight)
         self._travelling.begin(flight)
 
@@ -116,10 +114,10 @@ class Asking:
         state, plan = self._state, self._plan
         examples = int(plan.examples[address.client])
         cut = self._cut(address.client, examples)
-        batches = self._portions.batches(self._fleet, address.client, examples, cut)
-        talk = self._talk(address.client, examples, cut, batches)
+        portion = self._portions.of(self._fleet, address.client, examples, cut)
+        talk = self._talk(address.client, examples, cut, portion)
         if talk is None:
-            flops = self._portions.flops(examples, batches)
+            flops = self._portions.flops(examples, portion)
             stages = plain_training(shipment.bytes, flops, self._least_bytes)
         else:
             missing = self._missing(address.client, talk)
@@ -128,7 +126,7 @@ class Asking:
         legs = self._timetable.legs(address, stages, self._clock.now_s(), density)
         trained = state.client_states.current(address.client)
         return Flight(
-            address, base, trained, held, density, stages, legs, talk=talk, batches=batches
+            address, base, trained, held, density, stages, legs, talk=talk, portion=portion
         )
 
     def _cut(self, client: int, examples: int) -> int:
@@ -136,15 +134,17 @@ class Asking:
         split = self._plan.split
         if split is None:
             return 0
-        return shortest(split, self._fleet, client, examples, self._clock.now_s())
+        now = self._clock.now_s()
+        return shortest(split, self._portions, self._fleet, Job(client, examples, now))
 
-    def _talk(self, client: int, examples: int, cut: int, batches: int) -> Talk | None:
+    def _talk(self, client: int, examples: int, cut: int, portion: Portion) -> Talk | None:
         """Return the exchanges that an assignment begins; None without an encoder."""
         split, encoder = self._plan.split, self._state.encoder
         if split is None or encoder is None:
             return None
         reply = encoder.features.get(client)
-        process = split.process(examples, cut, known=reply is not None, batches=batches)
+        known = reply is not None or client in encoder.embedded
+        process = split.process(examples, cut, known=known, portion=portion)
         return Talk(process, reply=reply, held=encoder.equipped.get(client))
 
     def _missing(self, client: int, talk: Talk) -> int:
@@ -165,7 +165,7 @@ class Asking:
         if flight.talk is not None and isinstance(first, Download) and isinstance(second, Download):
             self._state.ledger.downlink_bytes += first.bytes
             self._state.ledger.downlink_entropy_bytes += first.bytes
-            self._journal.equipped(flight, flight.talk.process.ends.blocks, first.bytes)
+            self._journal.equipped(flight, flight.talk.process.ends, first.bytes)
 
     def _open_round(self, members: int) -> None:
         number = self._state.round.number + 1

@@ -21,7 +21,7 @@ from orchestrator.plan import Flight, SplitPlan, Talk
 from orchestrator.runtime import Handle, Place, Weights
 from policies.splitting import Exchange
 from policies.splitting.process import rows_in, step_of
-from policies.types import Reason, RunError, Verdict
+from policies.types import Reason, RunError, Verdict, Version
 
 
 class Serving:
@@ -107,7 +107,7 @@ class Serving:
             return
         del encoder.queue[: len(members)]
         encoder.begun += 1
-        self.begin(number, members, encoder.weights, replica, self._state.head.lineage)
+        self.begin(number, members, encoder.weights, replica, self._state.head)
         now = self._clock.now_s()
         flops = sum(member.exchange.flops(member.ends) for member in members)
         took_s = self._split.seconds_of(flops) if self._clock.kind == "virtual" else 0.0
@@ -115,12 +115,12 @@ class Serving:
         self._call()
 
     def begin(
-        self, number: int, members: list[Waiting], weights: Weights, replica: int, lineage: int
+        self, number: int, members: list[Waiting], weights: Weights, replica: int, head: Version
     ) -> None:
         """Have a pass computed; again, if a checkpoint was taken in the midst of it."""
-        asked, handles = _pass_of(number, members, weights, lineage)
+        asked, handles = _pass_of(number, members, weights, head)
         pending = self._runtime.compute(asked, handles, replica)
-        under_way = UnderWay(tuple(members), weights, replica, lineage, pending)
+        under_way = UnderWay(tuple(members), weights, replica, head, pending)
         self._encoder.passes[number] = under_way
 
     def _first_of(self, queue: list[Waiting]) -> list[Waiting]:
@@ -142,7 +142,8 @@ class Serving:
         receipt = passed.receipt
         if receipt.learnt:
             encoder.weights = Weights(encoder.weights.version + 1, passed.weights)
-        self._journal.served(event.number, members, encoder.weights.version, receipt)
+        falls = self._split.settings.rate_final is not None
+        self._journal.served(event.number, members, encoder.weights.version, receipt, falls=falls)
         for waiting, place, verdict in zip(members, receipt.places, receipt.verdicts, strict=True):
             if waiting.address in self._state.flights:
                 reply = Place(passed.replies, *place)
@@ -187,7 +188,7 @@ def _talk(flight: Flight) -> Talk:
 
 
 def _pass_of(
-    number: int, members: list[Waiting], weights: Weights, lineage: int
+    number: int, members: list[Waiting], weights: Weights, head: Version
 ) -> tuple[Pass, list[Handle]]:
     """Return the order for a pass of the encoder, and the handles of the buffers that it names.
 
@@ -195,7 +196,7 @@ def _pass_of(
         number: Counts passes.
         members: The questions.
         weights: The encoder's newest.
-        lineage: The run's; of others the encoder learns nothing.
+        head: The newest version committed; from other lineages the encoder learns nothing.
     """
     named = Named()
     newest = named.at(weights.handle)
@@ -210,8 +211,8 @@ def _pass_of(
             named.within(waiting.before),
             waiting.brought,
             newest if waiting.weights is None else named.at(waiting.weights.handle),
-            waiting.base.lineage == lineage,
+            waiting.base.lineage == head.lineage,
         )
         for waiting in members
     )
-    return Pass(number, questions, newest), named.handles
+    return Pass(number, questions, newest, head.number), named.handles

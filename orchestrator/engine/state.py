@@ -69,14 +69,15 @@ class UnderWay(NamedTuple):
         members: What it computes.
         weights: The newest when it began.
         replica: Which encoder computes it.
-        lineage: The run's when it began: of others the encoder learns nothing.
+        head: The newest version committed when it began: its rate is that version's, and from
+            other lineages the encoder learns nothing.
         pending: What comes of it.
     """
 
     members: tuple[Waiting, ...]
     weights: Weights
     replica: int
-    lineage: int
+    head: Version
     pending: Pending[Passed]
 
 
@@ -90,6 +91,7 @@ class EncoderState:
         passes: Those under way, by number.
         begun: Passes so far.
         features: Of clients whose examples' features never change and are known.
+        embedded: Clients that have computed such features themselves.
         equipped: Blocks that each client has, of those that have anything.
     """
 
@@ -98,6 +100,7 @@ class EncoderState:
     passes: dict[int, UnderWay] = field(default_factory=dict)
     begun: int = 0
     features: dict[int, Place] = field(default_factory=dict)
+    embedded: set[int] = field(default_factory=set)
     equipped: dict[int, int] = field(default_factory=dict)
 
 

@@ -55,7 +55,7 @@ class Travelling:
         versions, teacher = self._state.versions, flight.teacher
         fault, talk = self._faults.get(flight.address, ""), flight.talk
         assignment = Assignment(
-            flight.address, flight.base, fault, flight.strength, batches=flight.batches
+            flight.address, flight.base, fault, flight.strength, portion=flight.portion
         )
         if talk is not None:
             assignment = assignment._replace(
@@ -121,12 +121,19 @@ class Travelling:
         self.charge(flight)
         if computing:
             flight.trained_s = self._clock.now_s()
+            self._keep_features(flight)
         flight.at += 1
         if offer is not None:
             self._correcting.begin(flight, offer)
         if decides and self._is_known(flight):
             self._submit(flight)
         self._enter(flight)
+
+    def _keep_features(self, flight: Flight) -> None:
+        """Note that a client has computed features of its own that never change."""
+        talk, encoder = flight.talk, self._state.encoder
+        if talk is not None and encoder is not None and talk.process.embeds:
+            encoder.embedded.add(flight.address.client)
 
     def charge(self, flight: Flight) -> None:
         """Count what the present leg took of the device or its link."""

@@ -27,7 +27,7 @@ from orchestrator.fleet.links import (
     TraceLink,
     VaryingLink,
 )
-from orchestrator.fleet.memory import COPIES_IN_TRAINING, fits, training_bytes
+from orchestrator.fleet.memory import fits
 from orchestrator.fleet.presence_trace import TraceAvailability
 from orchestrator.fleet.resources import ActorResources
 from orchestrator.fleet.settings import (
@@ -41,7 +41,6 @@ from orchestrator.fleet.status import AvailabilityPolicy, Status
 
 __all__ = [
     "CATALOGUE",
-    "COPIES_IN_TRAINING",
     "INSTANT",
     "TRAINING",
     "ActorResources",
@@ -77,5 +76,4 @@ __all__ = [
     "VaryingLink",
     "apportion",
     "fits",
-    "training_bytes",
 ]

@@ -2,66 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from orchestrator.fleet.catalogue import Profile
-
-COPIES_IN_TRAINING: Final = 4
-"""Float32 copies of the parameters in memory: model, gradient, momentum, base. Our estimate."""
+from policies.memory import COPIES, FLOAT_BYTES, Memory
 
 
-def training_bytes(
-    parameters: int, activation_bytes_per_example: int, batch_size: int, frozen: int = 0
-) -> int:
-    """Return the memory that training takes, in bytes; arguments and source as of `fits`."""
-    weights = 4 * (COPIES_IN_TRAINING * parameters + frozen)
-    return weights + activation_bytes_per_example * batch_size
-
-
-def fits(
-    profile: Profile,
-    parameters: int,
-    activation_bytes_per_example: int,
-    batch_size: int,
-    frozen: int = 0,
-) -> str | None:
+def fits(profile: Profile, memory: Memory, batch_size: int, least: int | None = None) -> str | None:
     """Say why training a model needs more memory than a device has, or return None.
 
     Args:
         profile: The device.
-        parameters: Parameters of the model that are trained, float32.
-        activation_bytes_per_example: What the forward pass keeps for the backward pass.
+        memory: What training takes.
         batch_size: Examples a step.
-        frozen: Parameters that are only read, of which there is one copy.
+        least: `method.workload.least_batch`, which lowers them; None if it does not.
 
     Returns:
         A message with the numbers and the way out, or None if it fits.
-
-    Source:
-        Our estimate: 4 copies of the parameters (model, gradient, momentum, base) and the
-        activations of one batch. Frameworks add some hundred MB.
     """
-    weights = 4 * (COPIES_IN_TRAINING * parameters + frozen)
-    activations = activation_bytes_per_example * batch_size
-    needed = training_bytes(parameters, activation_bytes_per_example, batch_size, frozen)
-    if needed <= profile.memory_bytes:
+    has, needed = profile.memory_bytes, memory.bytes(batch_size)
+    if needed <= has:
         return None
-    if weights >= profile.memory_bytes:
-        way_out = (
-            "Take a smaller encoder"
-            if frozen > parameters
-            else f"Take a model of at most {profile.memory_bytes // 16:,} parameters"
-        )
-    else:
-        most = (profile.memory_bytes - weights) // activation_bytes_per_example
-        way_out = f"Lower batch_size to {most}" if most else "Take a smaller model"
-    more = f" and {frozen:,} frozen ones" if frozen else ""
+    more = f" and {memory.frozen:,} frozen ones" if memory.frozen else ""
     return (
-        f"{profile.name} has {_size(profile.memory_bytes)} for training and needs "
-        f"{_size(needed)}: {_size(weights)} for {COPIES_IN_TRAINING} copies of "
-        f"{parameters:,} float32 parameters{more}, {_size(activations)} for the activations of "
-        f"{batch_size} examples. {way_out}, or leave {profile.name} out of the mix."
+        f"{profile.name} has {_size(has)} for training and needs {_size(needed)}: "
+        f"{_size(memory.weights)} for {COPIES} copies of {memory.parameters:,} float32 "
+        f"parameters{more}, {_size(needed - memory.weights)} for the activations of "
+        f"{batch_size} examples. {_way_out(has, memory, batch_size, least)}, or leave "
+        f"{profile.name} out of the mix."
     )
+
+
+def _way_out(has: int, memory: Memory, batch_size: int, least: int | None) -> str:
+    if memory.weights >= has:
+        if memory.frozen > memory.parameters:
+            return "Take a smaller encoder"
+        return f"Take a model of at most {has // (COPIES * FLOAT_BYTES):,} parameters"
+    most = memory.most(has, batch_size)
+    if most and least is not None:
+        return f"Lower method.workload.least_batch to {most}"
+    if most:
+        return f"Lower batch_size to {most} or set method.workload.least_batch"
+    return "Take a smaller model"
 
 
 def _size(count: int) -> str:

@@ -7,7 +7,7 @@ takes them, and what of that cannot work. Showing it is done elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from orchestrator.views.fleet_view_split import Courses
 from orchestrator.views.fleet_view_walk import Sizes
 from orchestrator.views.fleet_view_work import Load, Work, sizes, work
 from policies.splitting import Split
+from policies.training import Portion
 from policies.types import ExperimentError, Positions
 
 
@@ -42,7 +43,6 @@ class FleetView:
         experiment: Whose fleet it is.
         shape: What the data looks like.
         parameters: Of the model that clients are sent; of a split one, its two ends.
-        training_bytes: Memory that training takes on a device, at the most.
         groups: The kinds of clients.
         day: Who is there when, by kind.
         carried: What crosses a link for one assignment.
@@ -57,7 +57,6 @@ class FleetView:
     experiment: Experiment
     shape: DataShape
     parameters: int
-    training_bytes: int
     groups: Sequence[Group]
     day: Day
     carried: Sizes
@@ -74,9 +73,20 @@ class FleetView:
         return self.experiment.fleet.clients
 
     @property
+    def training_bytes(self) -> int:
+        """Memory that training takes on a device, at the most."""
+        return max(one.training_bytes for one in self.work)
+
+    @property
     def split(self) -> bool:
         """Whether an encoder computes a part of the model."""
         return isinstance(self.experiment.topology, Split)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some clients may be asked for less than others."""
+        workload = self.experiment.method.workload
+        return workload.kind != "equal" or workload.least_batch is not None
 
     @property
     def corrects(self) -> bool:
@@ -102,9 +112,8 @@ def look(
     fleet = Fleet.draw(experiment.fleet, experiment.seed)
     holdings = hold(experiment.data, experiment.fleet.clients, experiment.seed)
     shape = holdings.shape
-    needed = experiment.training_bytes(shape)
     parameters = experiment.model.parameters(shape)
-    kinds = groups(fleet, needed)
+    kinds = groups(fleet)
     times = day(fleet, kinds)
     known = data(holdings, federated=experiment.evaluate.kind == "federated")
     carried = sizes(experiment, shape)
@@ -112,8 +121,6 @@ def look(
     took = work(fleet, kinds, _load(experiment, fleet, shape, known, carried, split))
     if split is not None:
         parameters = split.ends[min(split.ends)].exchanged(split.settings)
-        kinds = [_fitted(group, one) for group, one in zip(kinds, took, strict=True)]
-        needed = max(one.exchanges.training_bytes for one in took if one.exchanges is not None)
     said = [
         *without_clients(empty(fleet)),
         *findings(experiment, kinds, times, took, known),
@@ -122,7 +129,6 @@ def look(
         experiment=experiment,
         shape=shape,
         parameters=parameters,
-        training_bytes=needed,
         groups=kinds,
         day=times,
         carried=carried,
@@ -146,17 +152,19 @@ def _load(
     """Return what clients are asked for."""
     examples = None if known is None else known.sizes
     method, forward = experiment.method, float(experiment.model.forward_flops(shape))
-    portions = Portions(method.workload, method.training, forward, split)
+    portions = Portions(method, forward, experiment.memory(shape), split)
     if split is not None:
         if examples is None:
             raise ExperimentError(
                 "topology split needs clients whose examples are known: no silos."
             )
-        return Load(carried, None, Courses(split, examples, carried, experiment.seed, portions))
+        courses = Courses(split, examples, carried, experiment.seed, portions)
+        return Load(carried, method.training, portions, examples, None, courses)
     lessons = None
     if at_clients(experiment.method):
         lessons = Lessons(experiment, shape, examples)
-    return Load(carried, _flops(fleet, examples, portions), lessons=lessons)
+    flops = _flops(fleet, examples, portions)
+    return Load(carried, method.training, portions, examples, flops, lessons=lessons)
 
 
 def _flops(fleet: Fleet, examples: Positions | None, portions: Portions) -> Reals | None:
@@ -165,15 +173,7 @@ def _flops(fleet: Fleet, examples: Positions | None, portions: Portions) -> Real
         return None
     if portions.equal:
         different, place = np.unique(examples, return_inverse=True)
-        flops: Reals = np.array([portions.flops(int(n), 0) for n in different])[place]
+        flops: Reals = np.array([portions.flops(int(n), Portion()) for n in different])[place]
         return flops
-    taken = (portions.batches(fleet, client, int(n)) for client, n in enumerate(examples))
-    return np.array([portions.flops(int(n), k) for n, k in zip(examples, taken, strict=True)])
-
-
-def _fitted(group: Group, work: Work) -> Group:
-    """Return a kind with the memory that it takes where each of its clients cuts for itself."""
-    if work.exchanges is None:
-        return group
-    share = work.exchanges.training_bytes / group.profile.memory_bytes
-    return replace(group, memory_share=share)
+    taken = (portions.of(fleet, client, int(n)) for client, n in enumerate(examples))
+    return np.array([portions.flops(int(n), part) for n, part in zip(examples, taken, strict=True)])

@@ -29,7 +29,7 @@ def findings(
 ) -> Iterator[Finding]:
     """Yield what there is to say, each once."""
     pacing = experiment.method.aggregation.pacing()
-    yield from _memory(groups)
+    yield from _memory(groups, work)
     yield from _asked(pacing, experiment.method.concurrency, day)
     yield from _deadline(pacing, groups, work)
     yield from _never(day)
@@ -45,18 +45,19 @@ def without_clients(labels: Sequence[str]) -> Iterator[Finding]:
         yield note("mix", text, "Raise fleet.clients or the share.")
 
 
-def _memory(groups: Sequence[Group]) -> Iterator[Finding]:
-    full: dict[str, Group] = {}
-    for group in groups:
-        known = full.get(group.profile.name)
-        if group.memory_share > max(TOO_FULL, known.memory_share if known else 0.0):
-            full[group.profile.name] = group
-    for name, group in full.items():
-        memory = group.profile.memory_bytes
+def _memory(groups: Sequence[Group], work: Sequence[Work]) -> Iterator[Finding]:
+    needed: dict[str, tuple[int, int]] = {}
+    for group, one in zip(groups, work, strict=True):
+        profile = group.profile
+        taken, _ = needed.get(profile.name, (0, 0))
+        needed[profile.name] = max(one.training_bytes, taken), profile.memory_bytes
+    for name, (taken, memory) in needed.items():
+        if taken <= TOO_FULL * memory:
+            continue
         yield note(
             "memory",
-            f"training takes {human(group.memory_share * memory, BYTES)} of the "
-            f"{human(memory, BYTES)} that {name} has for it ({group.memory_share:.0%}), and "
+            f"training takes {human(taken, BYTES)} of the "
+            f"{human(memory, BYTES)} that {name} has for it ({taken / memory:.0%}), and "
             "frameworks add some hundred MB.",
             "Lower method.training.batch_size or take a smaller model.",
         )

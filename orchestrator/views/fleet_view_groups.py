@@ -84,8 +84,6 @@ class Group:
         downlink: Bits a second, over clients and moments of a day: 5 %, median, 95 %.
         uplink: The same, from the client.
         latency_s: Of profile and region.
-        memory_share: Of the device's memory that training takes; of a split model, with the most
-            of the encoder's blocks that the kind's clients compute.
     """
 
     label: str
@@ -97,10 +95,9 @@ class Group:
     downlink: Range
     uplink: Range
     latency_s: float
-    memory_share: float
 
 
-def groups(fleet: Fleet, training_bytes: int) -> list[Group]:
+def groups(fleet: Fleet) -> list[Group]:
     """Return the kinds that have clients, in the order of the mix, then of the regions."""
     settings = fleet.settings
     known = settings.known_profiles()
@@ -124,7 +121,6 @@ def groups(fleet: Fleet, training_bytes: int) -> list[Group]:
                     downlink=_link(fleet, members, "downlink"),
                     uplink=_link(fleet, members, "uplink"),
                     latency_s=profile.latency_s + region.latency_s,
-                    memory_share=training_bytes / profile.memory_bytes,
                 )
             )
     return found

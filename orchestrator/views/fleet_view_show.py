@@ -17,7 +17,7 @@ from orchestrator.views.fleet_view import FleetView
 from orchestrator.views.fleet_view_cells import CellView
 from orchestrator.views.fleet_view_data import Data
 from orchestrator.views.fleet_view_day import in_words
-from orchestrator.views.fleet_view_groups import Typical
+from orchestrator.views.fleet_view_groups import Range, Typical
 from orchestrator.views.fleet_view_tables import drop_out, sentences, sheets
 from orchestrator.views.sheets import put
 
@@ -88,7 +88,7 @@ def _kind(view: FleetView, at: int) -> dict[str, Any]:
         "clients": int(group.members.size),
         "flops": group.flops._asdict(),
         "memory_bytes": profile.memory_bytes,
-        "memory_share": group.memory_share,
+        "memory_share": work.training_bytes / profile.memory_bytes,
         "downlink": group.downlink._asdict(),
         "uplink": group.uplink._asdict(),
         "latency_s": group.latency_s,
@@ -115,7 +115,7 @@ def _figures(found: Any) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name in (field.name for field in fields(found)):
         value = getattr(found, name)
-        if isinstance(value, Typical):
+        if isinstance(value, Range | Typical):
             value = value._asdict()
         elif is_dataclass(value):
             value = _figures(value)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from orchestrator.cuts import shortest
+from orchestrator.cuts import Job, shortest
 from orchestrator.fleet import Fleet
 from orchestrator.plan import SplitPlan
 from orchestrator.portions import Portions
@@ -46,9 +46,8 @@ class Exchanges:
     """What a kind of client exchanges with the encoder for its first assignment.
 
     Attributes:
-        blocks: Share of the assignments in which so many blocks run on the device, by that number.
-        training_bytes: Memory that training takes on the device, with the most blocks that it
-            computes.
+        blocks: Share of the assignments in which so many blocks run on the device, by that number,
+            from the fewest on; `all` if the whole encoder does.
         once_bytes: What it is sent of the encoder, and never again.
         once_s: Until that is there; part of the download.
         questions: To the encoder.
@@ -66,8 +65,7 @@ class Exchanges:
         dense_later_s: The same with a dense one.
     """
 
-    blocks: Mapping[int, float]
-    training_bytes: int
+    blocks: Mapping[str, float]
     once_bytes: Typical
     once_s: Typical
     questions: Typical
@@ -84,9 +82,7 @@ class Exchanges:
     dense_later_s: Typical
 
 
-FIGURES: Final = tuple(
-    field.name for field in fields(Exchanges) if field.name not in {"blocks", "training_bytes"}
-)
+FIGURES: Final = tuple(field.name for field in fields(Exchanges) if field.name != "blocks")
 """Those that differ from assignment to assignment."""
 
 
@@ -119,10 +115,11 @@ class Courses:
     def of(self, fleet: Fleet, start: Start) -> tuple[Course, Course]:
         """Return a client's first assignment, if it began now, and a later one."""
         split, examples = self._split, int(self._examples[start.client])
-        cut = shortest(split, fleet, start.client, examples, start.at_s)
-        batches = self._portions.batches(fleet, start.client, examples, cut)
-        first = split.process(examples, cut, known=False, batches=batches)
-        later = split.process(examples, cut, known=split.caches, batches=batches)
+        job = Job(start.client, examples, start.at_s)
+        cut = shortest(split, self._portions, fleet, job)
+        portion = self._portions.of(fleet, start.client, examples, cut)
+        first = split.process(examples, cut, known=False, portion=portion)
+        later = split.process(examples, cut, known=split.caches, portion=portion)
         once_bytes = split.ends[cut].equipment_bytes
         return self._course(cut, first, once_bytes), self._course(cut, later, 0)
 
@@ -203,10 +200,9 @@ class Courses:
             cuts: Blocks on the device, of each.
             figures: Those named by `FIGURES`.
         """
-        ends, size = self._split.ends, self._split.training.batch_size
+        ends = self._split.ends
         counted = sorted(Counter(cuts).items())
         return Exchanges(
-            blocks={cut: often / len(cuts) for cut, often in counted},
-            training_bytes=max(ends[cut].device_bytes(size) for cut, _ in counted),
+            blocks={ends[cut].runs: often / len(cuts) for cut, often in counted},
             **figures,
         )

@@ -53,11 +53,11 @@ def devices(view: FleetView) -> Sheet:
             count(group.members.size),
             spread(group.flops, SPEED),
             human(group.profile.memory_bytes, BYTES),
-            share(group.memory_share),
+            share(one.training_bytes / group.profile.memory_bytes),
             f"{count(group.profile.compute_watts)} W",
             f"{count(group.profile.radio_watts)} W",
         )
-        for group in view.groups
+        for group, one in zip(view.groups, view.work, strict=True)
     ]
     return Sheet("Devices", columns, cells)
 
@@ -127,13 +127,21 @@ def assignment(view: FleetView) -> Sheet:
     """Return what an assignment takes each kind, with the least payload."""
     split = view.split
     columns = (
-        _KIND, "download", "compute", *["exchanges"] * split, "upload", "in all", "95 %",
-        *["a later one"] * split, "updates an hour", "energy",
+        _KIND, *["batches", "of"] * view.uneven, "download", "compute", *["exchanges"] * split,
+        "upload", "in all", "95 %", *["a later one"] * split, "updates an hour", "energy",
     )  # fmt: skip
     cells = [
-        (group.label, *_assignment(one)) for group, one in zip(view.groups, view.work, strict=True)
+        (group.label, *(_batches(one) if view.uneven else ()), *_assignment(one))
+        for group, one in zip(view.groups, view.work, strict=True)
     ]
     return Sheet("One assignment", columns, cells)
+
+
+def _batches(one: Work) -> tuple[str, str]:
+    """Write how many batches an assignment has, and of how many examples."""
+    least, _, most = one.batch_size
+    sizes = count(most) if least == most else f"{count(least)} to {count(most)}"
+    return count(one.batches.median), sizes
 
 
 def _assignment(one: Work) -> tuple[str, ...]:
@@ -182,10 +190,10 @@ def _exchanges(one: Exchanges) -> tuple[str, ...]:
     )
 
 
-def _blocks(shares: Mapping[int, float]) -> str:
+def _blocks(shares: Mapping[str, float]) -> str:
     """Write the number of blocks that most assignments have, and both ends where they differ."""
-    usual = max(shares, key=lambda cut: shares[cut])
-    return str(usual) if len(shares) == 1 else f"{usual} ({min(shares)} to {max(shares)})"
+    usual, (fewest, *_, most) = max(shares, key=lambda cut: shares[cut]), (*shares, *shares)
+    return usual if len(shares) == 1 else f"{usual} ({fewest} to {most})"
 
 
 def dense(view: FleetView) -> Sheet:

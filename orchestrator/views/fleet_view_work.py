@@ -7,9 +7,10 @@ between the least that the method can send and a dense payload.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -17,12 +18,14 @@ from actors.learning.examples import DataShape
 from actors.publisher import Publisher, whole_message
 from orchestrator.experiment import Experiment
 from orchestrator.fleet import Always, Fleet
+from orchestrator.portions import Portions
 from orchestrator.stages import plain_training
-from orchestrator.views.fleet_view_groups import Group, Reals, Typical, evenly, moments
+from orchestrator.views.fleet_view_groups import Group, Range, Reals, Typical, evenly, moments
 from orchestrator.views.fleet_view_late import LATE_FIGURES, Late, Lessons
 from orchestrator.views.fleet_view_split import FIGURES, Courses, Exchanges
 from orchestrator.views.fleet_view_walk import Sizes, Start, Walk, typical
 from policies.sparsity import Masks
+from policies.training import TrainingPolicy
 from policies.types import Address, Positions, Version
 from policies.update import Dense
 from policies.wire import Header, encode
@@ -45,6 +48,10 @@ class Work:
         dense_total_s: The same with a dense one.
         energy_j: Of the device and its link, with the least payload.
         dense_energy_j: The same with a dense one.
+        batches: That it takes; NaN where clients' examples are not known.
+        batch_size: Examples of each: least, median, most.
+        training_bytes: Memory that training takes on the device at the most; of a split model,
+            with the blocks that it computes.
         exchanges: With the encoder; None where clients compute the whole model.
         late: What it takes if the update is late and its client corrects it; None where clients
             correct nothing.
@@ -58,6 +65,9 @@ class Work:
     dense_total_s: Typical
     energy_j: Typical
     dense_energy_j: Typical
+    batches: Typical
+    batch_size: Range
+    training_bytes: int
     exchanges: Exchanges | None = None
     late: Late | None = None
 
@@ -87,6 +97,9 @@ class Load(NamedTuple):
 
     Attributes:
         carried: What crosses a link.
+        training: What is asked of all.
+        portions: How much each does.
+        examples: Of each client, shape (clients,); None if they are not known.
         flops: Work of one update of each client on a dense model, shape (clients,); None if it
             is not known, or the model is split.
         courses: Assignments of a split model; None where clients compute all of it.
@@ -94,6 +107,9 @@ class Load(NamedTuple):
     """
 
     carried: Sizes
+    training: TrainingPolicy
+    portions: Portions
+    examples: Positions | None
     flops: Reals | None
     courses: Courses | None = None
     lessons: Lessons | None = None
@@ -154,18 +170,35 @@ def _of_group(fleet: Fleet, members: Positions, load: Load, draws: int) -> Work:
         ]
     )
     own = {name: found.pop(name) for name in FIGURES}
-    return Work(
-        **found,
-        exchanges=load.courses.exchanges([first.cut for first, _ in courses], own),
-        late=None,
+    cuts = [first.cut for first, _ in courses]
+    told: dict[str, Any] = {**found, **_portions(fleet, starts, cuts, load)}
+    return Work(**told, exchanges=load.courses.exchanges(cuts, own), late=None)
+
+
+def _portions(
+    fleet: Fleet, starts: Sequence[Start], cuts: Sequence[int], load: Load
+) -> dict[str, Any]:
+    """Return how much clients do with so many blocks on the device, and in what memory."""
+    known, portions, training = load.examples, load.portions, load.training
+    jobs = dict.fromkeys(
+        (start.client, training.batch_size if known is None else int(known[start.client]), cut)
+        for start, cut in zip(starts, cuts, strict=True)
     )
+    parts = [training.portion(portions.of(fleet, *job)) for job in jobs]
+    counts = [part.batches(examples) for part, (_, examples, _) in zip(parts, jobs, strict=True)]
+    return {
+        "batches": Typical(math.nan, math.nan) if known is None else Typical.of(counts),
+        "batch_size": Range.whole(np.array([part.batch_size for part in parts])),
+        "training_bytes": max(portions.training_bytes(fleet, *job) for job in jobs),
+    }
 
 
 def _of_whole(fleet: Fleet, starts: Sequence[Start], load: Load) -> Work:
     """Return what assignments take where clients compute the whole model."""
     found = typical([_whole(fleet, start, load) for start in starts])
     late = {name: found.pop(name) for name in LATE_FIGURES if name in found}
-    return Work(**found, exchanges=None, late=Late(**late) if late else None)
+    told: dict[str, Any] = {**found, **_portions(fleet, starts, [0] * len(starts), load)}
+    return Work(**told, exchanges=None, late=Late(**late) if late else None)
 
 
 def _whole(fleet: Fleet, start: Start, load: Load) -> dict[str, float]:

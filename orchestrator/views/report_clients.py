@@ -91,7 +91,7 @@ def _alarm(worn: pd.DataFrame, load: Load) -> str:
 
 def _client_rows(table: pd.DataFrame, load: Load) -> tuple[list[str], list[list[str]]]:
     """Return a row a client, the busiest if there are many."""
-    shown = table
+    shown, differ = table, len(set(table.get("batch_size", ()))) > 1
     if len(table) > ROWS:
         shown = table.sort_values("accepted", ascending=False, kind="stable").head(ROWS)
 
@@ -100,6 +100,7 @@ def _client_rows(table: pd.DataFrame, load: Load) -> tuple[list[str], list[list[
         return [
             _called(client, row),
             str(row.get("profile", "")),
+            count(row["batch_size"]) if differ else "",
             *(count(row[name]) for name in ("asked", *OUTCOMES)),
             _known(row["staleness"], lambda value: f"{value:.1f}"),
             _known(row["cycle_s"], lambda value: human(value, TIME)),
@@ -110,8 +111,8 @@ def _client_rows(table: pd.DataFrame, load: Load) -> tuple[list[str], list[list[
             coloured(worn, "bad") if load.alarms(row["load"]) else worn,
         ]
 
-    columns = ["client", "device", "asked", *OUTCOMES, "mean staleness", "cycle", "accuracy"]
-    columns += ["device time", "energy", "sent up", "load"]
+    columns = ["client", "device", "batch size", "asked", *OUTCOMES, "mean staleness", "cycle"]
+    columns += ["accuracy", "device time", "energy", "sent up", "load"]
     rows = [cells(client, row) for client, row in shown.iterrows()]
     known = [any(row[place] for row in rows) for place in range(len(columns))]
     return list(compress(columns, known)), [list(compress(row, known)) for row in rows]

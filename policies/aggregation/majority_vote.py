@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from policies.adding import add_each
 from policies.aggregation.base import AggregationPolicy, Applied, Pacing
+from policies.decay import exponential
 from policies.types import Arrays, PayloadKind, Vector
 from policies.units import Seconds
 from policies.update import Contribution, ModelSchema, Quantised, Sparse
@@ -99,10 +100,7 @@ class MajorityVote(AggregationPolicy):
 
     def reach(self, version: int) -> float:
         """Return how far a version moves a coordinate."""
-        step = self.step
-        if self.step_final is not None:
-            done = min(version, self.step_versions) / self.step_versions
-            step *= (self.step_final / self.step) ** done
+        step = exponential(self.step, self.step_final, self.step_versions, version)
         return step if self.size is None else step * self.size / self.voters
 
     def apply(

@@ -6,20 +6,19 @@ begins with its reply. The last one ends with the update.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from policies.memory import FLOAT_BYTES, Memory
 from policies.splitting.gradients import Differences
 from policies.splitting.topology import Split
 from policies.training.base import TrainingPolicy
 from policies.update import ModelSchema, TensorSpec
 from policies.wire import least_bytes
 
-COPIES: Final = 4
-"""Of a trained parameter in memory: model, gradient, momentum, base. Our estimate."""
-FLOAT_BYTES: Final = 4
 Returns = Literal["", "features", "gradient"]
 """What a reply holds; nothing if none is waited for."""
 
@@ -35,11 +34,14 @@ class Ends(NamedTuple):
         tail_flops: Through the tail.
         head_trained: Whether the head learns.
         encoder_trained: Whether any of the encoder's part does.
-        blocks: Of the encoder that run before the cut.
+        blocks: Of the encoder that run before the cut; one more than it has if all of it does, its
+            pooling included.
+        whole: Whether all of it does, so that nothing is asked.
         equipment_bytes: Of what runs before the cut and is not trained, which a client is sent
             once.
         parameters: Numbers that clients train.
-        activation_bytes: What one example leaves on the device for the way back.
+        activation_bytes: What one example leaves on the device for the way back; what it is asked
+            and answered comes on top.
         tail_parameters: Of `parameters`, those of the tail.
     """
 
@@ -51,15 +53,16 @@ class Ends(NamedTuple):
     head_trained: bool
     encoder_trained: bool
     blocks: int = 0
+    whole: bool = False
     equipment_bytes: int = 0
     parameters: int = 0
     activation_bytes: int = 0
     tail_parameters: int = 0
 
-    def device_bytes(self, batch_size: int) -> int:
-        """Return the memory that training takes on a device."""
-        trained = COPIES * FLOAT_BYTES * self.parameters
-        return trained + self.equipment_bytes + batch_size * self.activation_bytes
+    @property
+    def runs(self) -> str:
+        """How much of the encoder runs before the cut, in a word."""
+        return "all" if self.whole else str(self.blocks)
 
     def exchanged(self, split: Split) -> int:
         """Return how many numbers clients and the parameter server exchange."""
@@ -161,6 +164,11 @@ class Process:
         """Whether an example's features never change, so that they are computed once."""
         return not self.ends.learns
 
+    @property
+    def embeds(self) -> bool:
+        """Whether the device computes such features itself, and has not done so before."""
+        return self.caches and self.ends.whole and not self.known
+
     @cached_property
     def batches(self) -> list[int]:
         """Length of each batch."""
@@ -170,6 +178,8 @@ class Process:
     def exchanges(self) -> tuple[Exchange, ...]:
         """All questions, in order."""
         gradient, ends, rows = self.split.gradient, self.ends, self.batches
+        if ends.whole:
+            return ()
         if self.caches:
             return () if self.known else (Exchange(self.examples, returns="features"),)
         if gradient.exact and ends.head_trained:
@@ -205,12 +215,32 @@ class Process:
         schema = exchange.reply(self.ends) if reply else exchange.question(self.ends)
         return self.split.activations.entropy_bits(schema) / 8 + 4.0 * schema.buffers
 
+    @property
+    def memory(self) -> Memory:
+        """What the parts take on the device, from the first assignment on.
+
+        Where features never change, activations of all examples are there at once, and then their
+        features as long as they are trained on. Elsewhere a batch's question or reply is there
+        beside what it leaves for the way back.
+        """
+        ends, n = self.ends, self.examples
+        plain = Memory(ends.parameters, ends.activation_bytes, ends.equipment_bytes // FLOAT_BYTES)
+        if self.caches:
+            asked = n * math.prod(ends.smashed) * (not ends.whole)
+            return plain._replace(kept=FLOAT_BYTES * n * ends.features, once=FLOAT_BYTES * asked)
+        sizes = [
+            max(exchange.question(ends).parameters, exchange.reply(ends).parameters)
+            for exchange in set(self.exchanges)
+        ]
+        crossing = -(-max(sizes, default=0) // self.batches[0])
+        return plain._replace(each=plain.each + FLOAT_BYTES * crossing)
+
     def device_flops(self, part: int) -> float:
         """Return the device's work in a part: what it makes of a reply, and the next question."""
         asked = self.exchanges
         work = self._digesting(asked[part - 1]) if part else 0.0
         if part == len(asked):
-            return work + self._own_training() if self.caches else work
+            return work + self._by_itself()
         return work + self._asking(asked[part])
 
     @cached_property
@@ -218,9 +248,14 @@ class Process:
         """Return the device's work in all parts."""
         return sum(self.device_flops(part) for part in range(len(self.exchanges) + 1))
 
-    def _own_training(self) -> float:
-        """Return the work of training the tail on features."""
-        return self.training.flops(self.examples, self.ends.tail_flops)
+    def _by_itself(self) -> float:
+        """Return the work of what the device trains without an encoder, once it has features."""
+        ends = self.ends
+        if self.caches:
+            own = ends.head_flops * self.examples * self.embeds
+            return own + self.training.flops(self.examples, ends.tail_flops)
+        forward_flops = ends.head_flops + ends.tail_flops
+        return self.training.flops(self.examples, forward_flops) if ends.whole else 0.0
 
     def _digesting(self, exchange: Exchange) -> float:
         ends = self.ends

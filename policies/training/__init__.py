@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, SerializeAsAny, WrapValidator
 
 from policies.base import open_union
-from policies.training.base import Member, Task, Trained, TrainingPolicy
+from policies.training.base import Member, Portion, Task, Trained, TrainingPolicy
 from policies.training.sgd import Proximal, Sgd
 from policies.training.sparsyfed import SparsyFed
 
@@ -17,6 +17,7 @@ Training = Annotated[
 
 __all__ = [
     "Member",
+    "Portion",
     "Proximal",
     "Sgd",
     "SparsyFed",

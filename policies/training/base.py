@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from policies.base import Policy
+from policies.decay import exponential
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,18 @@ class Member(NamedTuple):
     task: Task
 
 
+class Portion(NamedTuple):
+    """How much of what training asks a client does.
+
+    Attributes:
+        batches: How many it takes; 0 for all of them.
+        batch_size: Examples of each; 0 for as many as is asked.
+    """
+
+    batches: int = 0
+    batch_size: int = 0
+
+
 class TrainingPolicy(Policy):
     """Trains a model on a client's examples.
 
@@ -95,10 +107,7 @@ class TrainingPolicy(Policy):
 
     def rate(self, version: int) -> float:
         """Return the learning rate for updates of a base version."""
-        if self.lr_final is None:
-            return self.lr
-        share = min(version, self.lr_versions) / self.lr_versions
-        return self.lr * math.pow(self.lr_final / self.lr, share)
+        return exponential(self.lr, self.lr_final, self.lr_versions, version)
 
     def passes(self, examples: int) -> list[int]:
         """Return how many batches each pass over a client's examples takes."""
@@ -112,9 +121,13 @@ class TrainingPolicy(Policy):
         """Return how many batches an assignment takes."""
         return sum(self.passes(examples))
 
-    def shortened(self, batches: int) -> Self:
-        """Return the same for an assignment of so many batches; the first of those of the whole."""
-        return self.model_copy(update={"steps": batches})
+    def portion(self, portion: Portion) -> Self:
+        """Return the same for an assignment of a client that does a part of it.
+
+        Fewer batches are the first of those of the whole; smaller ones are other batches.
+        """
+        changes = {"steps": portion.batches, "batch_size": portion.batch_size}
+        return self.model_copy(update={name: value for name, value in changes.items() if value})
 
     def examples_seen(self, examples: int) -> int:
         """Return how many examples an assignment looks at, repeats counted."""

@@ -12,7 +12,28 @@ from policies.units import Seconds
 
 
 class WorkloadPolicy(Policy):
-    """Says how many of the batches that training asks for a client takes."""
+    """Says how many of the batches that training asks for a client takes, and how large they are.
+
+    Attributes:
+        least_batch: Fewest examples of a batch, where the device's memory does not hold one of as
+            many as training asks; None asks everybody for those. The learning rate stays what it
+            is (our choice).
+    """
+
+    least_batch: PositiveInt | None = None
+
+    def batch_size(self, asked: int, fitting: int, example_s: float) -> int:
+        """Return how many examples a client's batches have, between 1 and `asked`.
+
+        Args:
+            asked: `method.training.batch_size`.
+            fitting: The largest batch that its device's memory holds, at most `asked`.
+            example_s: What one example takes its device, in seconds of the run, without jitter.
+        """
+        del example_s
+        if self.least_batch is None:
+            return asked
+        return min(asked, max(self.least_batch, fitting))
 
     @abstractmethod
     def batches(self, asked: int, batch_s: float) -> int:
@@ -38,6 +59,9 @@ class EqualWorkload(WorkloadPolicy):
 class TimedWorkload(WorkloadPolicy):
     """As much as fits a time on the client's own device, so that slow ones are asked for less.
 
+    Fewer batches come first. Where even the fewest do not fit and `least_batch` is given, they are
+    smaller.
+
     Attributes:
         seconds: What the device may compute.
         least: Fewest batches, however long they take.
@@ -49,6 +73,14 @@ class TimedWorkload(WorkloadPolicy):
     kind: Literal["timed"] = "timed"
     seconds: Annotated[Seconds, Field(gt=0)] = 1.0
     least: PositiveInt = 1
+
+    def batch_size(self, asked: int, fitting: int, example_s: float) -> int:
+        """Return what memory holds, and of that what lets the fewest batches fit the time."""
+        size = super().batch_size(asked, fitting, example_s)
+        if self.least_batch is None or example_s <= 0:
+            return size
+        timely = int(min(self.seconds / (self.least * example_s), size))
+        return min(size, max(self.least_batch, timely))
 
     def batches(self, asked: int, batch_s: float) -> int:
         """Return those that fit, at least `least`, at most all."""

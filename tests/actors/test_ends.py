@@ -16,6 +16,7 @@ from actors.encoder import Encoder, Pass, PassReceipt, Question
 from actors.ends import EndsTrainer, Start
 from actors.learning.examples import DataShape
 from actors.work import Assignment, Work
+from policies.memory import Memory
 from policies.splitting import Exchange
 from policies.splitting.process import batch_sizes
 from policies.training import Member, Task
@@ -46,6 +47,7 @@ class Talk:
     """Leads clients through all their parts, one at a time, as an engine would."""
 
     work: Work
+    version: Version = V0
     encoder: Encoder = field(init=False)
     weights: list[Buffer] = field(init=False)
     questions: list[Buffer] = field(default_factory=list)
@@ -59,20 +61,26 @@ class Talk:
         self.ends = EndsTrainer(self.work, self.model, lambda b: self.work.model.ends(SHAPE, b))
         self.first = self.model.params.numpy().copy()
 
+    def start(self) -> Start:
+        return Start(Base(self.first, self.model.schema), NOTHING.view(np.float32))
+
     def train(self, x: torch.Tensor, y: torch.Tensor, cut: int = 0) -> tuple[Any, np.ndarray]:
-        base = Start(Base(self.first, self.model.schema), NOTHING.view(np.float32))
+        base = self.start()
         carry, reply, before, brought, at = NOTHING, NOTHING, NOTHING, Exchange(), 0
-        exchanges = self.ends.process(Assignment(ADDRESS, V0, cut=cut), len(y)).exchanges
+        whole = Assignment(ADDRESS, self.version, cut=cut)
+        exchanges = self.ends.process(whole, len(y)).exchanges
         for part, exchange in enumerate(exchanges):
-            assignment = Assignment(ADDRESS, V0, part=part, cut=cut)
+            assignment = whole._replace(part=part)
             question, carry = self.ends.ask(assignment, base, self.member(x, y), carry, reply)
             step = sum(bool(e.rows) for e in exchanges[: part + 1]) - 1
             buffers = [self.weights[-1], question, before, self.weights[at]]
             asked = Question(
-                ADDRESS, V0, exchange, step, cut, (1, 0, question.size),
+                ADDRESS, self.version, exchange, step, cut, (1, 0, question.size),
                 (2, 0, before.size) if exchange.answered else None, brought, 3,
             )  # fmt: skip
-            replies, after, receipt = self.encoder.compute(Pass(part, (asked,)), buffers)
+            replies, after, receipt = self.encoder.compute(
+                Pass(part, (asked,), version=self.version.number), buffers
+            )
             assert receipt.verdicts[0].outcome is Outcome.ACCEPTED
             if exchange.rows:
                 before, brought, at = question, exchange, len(self.weights)
@@ -81,7 +89,7 @@ class Talk:
             self.questions.append(question)
             self.replies.append(reply)
             self.receipts.append(receipt)
-        last = Assignment(ADDRESS, V0, part=len(exchanges), cut=cut)
+        last = whole._replace(part=len(exchanges))
         trained = self.ends.finish(last, base, self.member(x, y), carry, reply)
         return trained, self.model.params.numpy().copy()
 
@@ -151,6 +159,23 @@ def test_exact_is_back_propagation(body: Any, head: Any, cut: int, momentum: flo
     np.testing.assert_allclose(talk.encoder_weights(), encoder, atol=2e-6)
     assert trained.loss == pytest.approx(loss, rel=1e-5)
     assert np.abs(weights - talk.first).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["exact", "forward-difference"])
+def test_the_encoders_rate_falls_with_the_version(kind: str) -> None:
+    """From 0.1 to 0.001 in ten versions, its steps of version 5 are those of a rate of 0.01."""
+    falling = {"rate": 0.1, "rate_final": 0.001, "rate_versions": 10}
+    ends = []
+    for settings, version in ((falling, 5), ({"rate": 0.01}, 0), ({"rate": 0.1}, 0), (falling, 0)):
+        talk = Talk(work(gradient={"kind": kind}, **settings), Version(version, 0))
+        talk.train(*examples())
+        ends.append(talk.encoder_weights())
+        rate = settings["rate"] if version == 0 else 0.01
+        told = [receipt.rate for receipt in talk.receipts if receipt.learnt]
+        assert told == pytest.approx([rate] * 3)
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-7)
+    np.testing.assert_array_equal(ends[2], ends[3])
+    assert np.abs(ends[0] - ends[2]).max() > 1e-3
 
 
 def test_each_part_can_be_done_again() -> None:
@@ -330,6 +355,34 @@ def test_features_are_asked_for_once() -> None:
     assert talk.ends.process(assignment._replace(known=True), 30).exchanges == ()
 
 
+def test_all_of_the_encoder_on_the_device_asks_nothing() -> None:
+    """Features are then the device's own work, once; they are those that it would be sent."""
+    talk = Talk(work(Parts(head="frozen", body="frozen"), batch=7))
+    assignment = Assignment(ADDRESS, V0, cut=3)
+    first, later = (talk.ends.process(assignment._replace(known=k), 30) for k in (False, True))
+    assert first.exchanges == later.exchanges == ()
+    forward = talk.work.model.forward_flops(SHAPE)
+    tail = talk.work.method.training.flops(30, first.ends.tail_flops)
+    assert later.all_flops == tail
+    assert first.all_flops == tail + 30 * (forward - first.ends.tail_flops)
+    assert (first.embeds, later.embeds) == (True, False)
+    x, y = examples(30)
+    asked = talk.ends.ask(
+        Assignment(ADDRESS, V0), talk.start(), talk.member(x, y), NOTHING, NOTHING
+    )
+    question = Question(ADDRESS, V0, Exchange(30, returns="features"), 0, 0,
+                        (1, 0, asked.question.size))  # fmt: skip
+    replies, _, _ = talk.encoder.compute(Pass(0, (question,)), [talk.weights[0], asked.question])
+    sent = talk.ends.features(Assignment(ADDRESS, V0), 30, replies)
+    own = talk.ends.own_features(x)
+    assert torch.equal(talk.ends.features(assignment, 30, replies), sent)
+    np.testing.assert_allclose(own, sent, atol=1e-6)
+    assert own.std() > 0.01
+    trained = Talk(work(Parts(body="frozen"))).ends.process(assignment, 30)
+    assert trained.exchanges == ()
+    assert trained.all_flops == talk.work.method.training.flops(30, forward)
+
+
 def test_work_of_parts_adds_up() -> None:
     """The device's FLOPs over all parts are three forward passes of what it trains, each batch."""
     for head, forward in (("trained", True), ("frozen", False)):
@@ -340,6 +393,42 @@ def test_work_of_parts_adds_up() -> None:
         total = sum(process.device_flops(part) for part in range(len(process.exchanges) + 1))
         assert batch_sizes(settings.method.training, 20) == [8, 8, 4]
         assert total == 20 * (3 * ends.tail_flops + (3 if forward else 1) * ends.head_flops)
+
+
+def test_memory_by_hand() -> None:
+    """Weights, what a batch leaves and its longest message; or what is asked and kept of all."""
+
+    def memory(model: Parts, n: int, cut: int = 0, **split: Any) -> Memory:
+        talk = Talk(work(model, **split))
+        return talk.ends.process(Assignment(ADDRESS, V0, cut=cut), n).memory
+
+    head, tail, inputs = (6 + 1) * 5, (3 + 1) * 4, 6 + 5
+    both = memory(Parts(), 20)
+    assert both == Memory(head + tail, 4 * inputs + 4 * 5)
+    assert both.bytes(8) == 16 * (head + tail) + 8 * 4 * (inputs + 5)
+    told = memory(Parts(head="frozen"), 20)
+    assert told == Memory(tail, 4 * inputs + 4 * (5 + 3), head), "the next batch and dL/dz"
+    moved = {"kind": "central-difference", "directions": 2, "head_directions": 3}
+    assert memory(Parts(), 20, gradient=moved).each == 4 * inputs + 4 * max(7 * 5, 11 * 3)
+    frozen = Parts(head="frozen", body="frozen")
+    cached = memory(frozen, 20)
+    assert cached == Memory(tail, 4 * inputs, head, kept=4 * 20 * 3, once=4 * 20 * 5)
+    assert cached.bytes(1) == 16 * tail + 4 * head + 4 * 20 * 5, "activations of all at once"
+    assert cached.bytes(8) == 16 * tail + 4 * head + 4 * 20 * 3 + 8 * 4 * inputs
+    whole = memory(frozen, 20, cut=3)
+    assert (whole.kept, whole.once) == (4 * 20 * 3, 0)
+
+
+@pytest.mark.parametrize(("needs", "most"), [
+    (Memory(10, 7), (1000 - 160) // 7), (Memory(10, 7, 20), (1000 - 240) // 7),
+    (Memory(10, 7, kept=300), (1000 - 460) // 7), (Memory(10, 7, once=840), 120),
+    (Memory(10, 7, once=841), 0), (Memory(63, 7), 0), (Memory(10, 0), 500), (Memory(10, 1), 500),
+])  # fmt: skip
+def test_the_largest_batch_that_a_memory_holds(needs: Memory, most: int) -> None:
+    """It fits, the next one does not, and no more is taken than is asked."""
+    assert needs.most(1000, 500) == most
+    if 0 < most < 500:
+        assert needs.bytes(most) <= 1000 < needs.bytes(most + 1)
 
 
 def test_a_model_that_has_moved_is_still_one_vector() -> None:

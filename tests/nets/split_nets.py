@@ -45,7 +45,7 @@ class Parts(ModelPolicy):
 
     def ends(self, shape: DataShape, blocks: int = 0) -> Ends:
         """Return how it is cut behind some blocks; a trained one cannot be before the cut."""
-        if blocks > {"trained": 0, "second": 1, "frozen": 2}[self.body]:
+        if blocks > {"trained": 0, "second": 1, "frozen": 3}[self.body]:
             raise ExperimentError(f"block {blocks} is trained, or there is none")
         widths = self.widths(shape)
         head, tail = linear_parameters(widths[:2]), linear_parameters(widths[4:])
@@ -60,6 +60,7 @@ class Parts(ModelPolicy):
             head_trained=trained,
             encoder_trained=self.body != "frozen",
             blocks=blocks,
+            whole=blocks == 3,
             equipment_bytes=4 * (equipment + (0 if trained else head)),
             parameters=tail + trained * head,
             activation_bytes=4 * sum(pair[0] for pair in pairwise(widths[: 3 + blocks])),

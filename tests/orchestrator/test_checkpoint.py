@@ -50,6 +50,11 @@ VARIETY = (
         "method.training={kind: sgd, batch_size: 5, epochs: 2}",
         "method.workload={kind: timed, seconds: 2us, least: 2}",
     ),
+    (
+        "fleet.mix=[{profile: flagship-phone}, {profile: budget-phone}]",
+        "method.training={kind: sgd, batch_size: 9, epochs: 2}",
+        "method.workload={kind: timed, seconds: 2us, least: 3, least_batch: 2}",
+    ),
     ("method.selection.kind=pisces", "method.aggregation.size=2"),
     (
         "data={source: digits, train_examples: 240, holdout: 200}",

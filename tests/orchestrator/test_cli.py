@@ -264,3 +264,22 @@ def test_signals_while_it_starts(number: signal.Signals, small: Any, tmp_path: P
     assert process.returncode == 128 + number, text
     assert "interrupted before it began" in text
     assert "Traceback" not in text
+
+
+def test_a_folder_that_hides_a_package_is_named(tmp_path: Path) -> None:
+    """A user's own `policies` beside the run does not end in an obscure ImportError."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "__init__.py").touch()
+    root = Path(__file__).resolve().parents[2]
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]; "
+        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f).lower()]; "
+        "import orchestrator"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: latecomer's package policies is hidden by {tmp_path}")
+    assert "Rename that folder" in last

@@ -225,8 +225,10 @@ def test_spread_and_link_vary() -> None:
 def test_memory_is_that_of_the_experiment() -> None:
     """Training's share of the device's memory."""
     view = seen()
-    assert view.training_bytes == made().training_bytes(view.shape)
-    assert view.groups[0].memory_share == view.training_bytes / 1e6
+    batch = made().method.training.batch_size
+    assert view.training_bytes == made().memory(view.shape).bytes(batch)
+    (kind,) = json.loads(as_json(view))["kinds"]
+    assert kind["memory_share"] == view.training_bytes / 1e6
 
 
 # ------------------------------------------------------------------ who is there

@@ -7,15 +7,18 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.cuts import shortest
+from actors.learning.holdings import Sizes
+from orchestrator.cuts import Job, shortest
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
 from orchestrator.fleet import Fleet
 from orchestrator.hosting import Node
-from orchestrator.plan import SplitPlan
+from orchestrator.plan import Plan, SplitPlan
+from orchestrator.portions import Portions
 from orchestrator.stages import Ask, Compute, Download
 from orchestrator.views.fleet_view import FleetView, look
 from orchestrator.views.fleet_view_page import page
@@ -53,6 +56,7 @@ tracking: {enabled: false}
 HERE = ([Node("here", {"CPU": 2.0})], None)
 FROZEN = 'model={kind: "split_nets:Parts", width: 14, head: frozen, body: frozen}'
 HEADLESS = 'model={kind: "split_nets:Parts", width: 14, head: frozen, body: second}'
+HEADED = 'model={kind: "split_nets:Parts", width: 14, body: frozen}'
 TWO = "fleet.mix=[{profile: strong}, {profile: weak}]"
 
 
@@ -85,6 +89,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "a block on the device": (HEADLESS, "topology.cut=1"),
     "kept features": (FROZEN,),
     "kept features, cut": (FROZEN, "topology.cut=2"),
+    "all of the encoder": (FROZEN, "topology.cut=all"),
+    "all behind a trained head": (HEADED, "topology.cut=all"),
     "forward": (gradient("forward-difference", directions=2),),
     "central": (gradient("central-difference", directions=2, head="parameters"),),
     "half precision": ("topology.activations={kind: dense, values: fp16}",),
@@ -129,7 +135,7 @@ def test_an_assignment_by_hand() -> None:
     """A frozen head, one batch of 25 examples and one of 5: questions, passes, replies."""
     view = seen(HEADLESS, "fleet.clients=1", "data.train_examples=30", "topology.cut=1")
     one, (work,) = exchanges(view), view.work
-    assert one.blocks == {1: 1.0}
+    assert one.blocks == {"1": 1.0}
     assert one.questions.median == 3, "two batches, and the answer to the second"
     block, pool = 2 * 14 * 14, 2 * 14 * 3
     body, rows = block + pool, 30
@@ -194,7 +200,7 @@ def test_auto_is_what_the_engine_chooses(ran: Any) -> None:
     view, found = seen(*how), ran(made(*how, "stop.versions=12"))
     names = found.engine.fleet.profile_names()
     told = {
-        (names[row["client"]], int(row["detail"].split()[0]))
+        (names[row["client"]], row["detail"].split()[0])
         for row in found.of("equipped")
     }  # fmt: skip
     assert told == {
@@ -203,7 +209,7 @@ def test_auto_is_what_the_engine_chooses(ran: Any) -> None:
         if one.exchanges is not None
         for cut in one.exchanges.blocks
     }
-    assert told == {("strong", 2), ("weak", 0)}
+    assert told == {("strong", "all"), ("weak", "0")}
 
 
 def test_a_cut_that_does_not_fit_is_not_chosen() -> None:
@@ -212,28 +218,80 @@ def test_a_cut_that_does_not_fit_is_not_chosen() -> None:
     shape = seen(FROZEN).shape
     split = SplitPlan.of(plan_of, shape)
     assert split is not None
-    needed = [split.ends[cut].device_bytes(25) for cut in range(3)]
+    needed = [split.process(60, cut, known=False).memory.bytes(25) for cut in range(4)]
     assert needed == sorted(needed)
-    for memory, cut in ((needed[2], 2), (needed[2] - 1, 1), (needed[1] - 1, 0), (1, 0)):
+    for memory, cut in (
+        (needed[3], 3),
+        (needed[3] - 1, 2),
+        (needed[2], 2),
+        (needed[2] - 1, 1),
+        (needed[1] - 1, 0),
+        (1, 0),
+    ):
         profile = plan_of.fleet.profiles["strong"].model_copy(update={"memory_bytes": memory})
         settings = plan_of.fleet.model_copy(update={"profiles": {
             **plan_of.fleet.profiles, "strong": profile}})  # fmt: skip
         fleet = Fleet.draw(settings, 0)
         client = fleet.profile_names().index("strong")
-        assert shortest(split, fleet, client, 60, 0.0) == cut
+        portions = Portions.asked_by(Plan.of(plan_of, shape, Sizes(np.array([60]), np.zeros(1))))
+        assert shortest(split, portions, fleet, Job(client, 60, 0.0)) == cut
+
+
+def chosen(*how: str, examples: int = 60) -> int:
+    """Return where `auto` cuts for the first client."""
+    experiment = made(*how, "topology.cut=auto")
+    view = look(experiment, HERE)
+    plan = Plan.of(experiment, view.shape, Sizes(np.array([examples]), np.zeros(1)))
+    assert plan.split is not None
+    fleet = Fleet.draw(experiment.fleet, 0)
+    return shortest(plan.split, Portions.asked_by(plan), fleet, Job(0, examples, 0.0))
+
+
+def test_what_must_be_sent_counts_where_all_is_done_once() -> None:
+    """Over a slow downlink features are shorter than what computes them; kept weights are not."""
+    device = (
+        "fleet.profiles.slow={flops: 1e12, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Gbit/s, downlink: %s, latency_s: 0.1}"
+    )
+    assert chosen(FROZEN, device % "1 kbit/s", "topology.flops=1e9") == 0
+    assert chosen(FROZEN, device % "1 Gbit/s", "topology.flops=1e9") == 3
+
+
+def test_batches_that_fit_are_compared_by_their_examples() -> None:
+    """A cut that leaves room for two examples a batch is no shorter than one for four."""
+    least = "method.workload={kind: equal, least_batch: 2}"
+    device = (
+        "fleet.profiles.slow={flops: 1e12, memory_bytes: %d B, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Mbit/s, downlink: 1 Mbit/s, latency_s: 0.1}"
+    )
+    view = seen(HEADLESS, "topology.cut=auto")
+    split = SplitPlan.of(view.experiment, view.shape)
+    assert split is not None
+    near, far = (split.process(60, cut, known=False).memory for cut in (0, 1))
+    between = far.bytes(2)
+    assert (near.most(between, 25), far.most(between, 25)) == (4, 2)
+    how = (HEADLESS, least, "topology.flops=1e5")
+    assert chosen(*how, device % between) == 0
+    assert chosen(*how, device % 10**9) == 1
 
 
 def test_memory_is_that_of_the_blocks_on_the_device() -> None:
     """Each kind's share of its own device, by the blocks that it computes."""
     view = seen(TWO, FROZEN, "topology.cut=auto", "topology.flops=1e4")
-    ends = view.experiment.ends(view.shape)
-    for group, one in zip(view.groups, view.work, strict=True):
+    split = SplitPlan.of(view.experiment, view.shape)
+    assert split is not None
+    assert view.data is not None
+    shares = [kind["memory_share"] for kind in json.loads(as_json(view))["kinds"]]
+    for group, one, share in zip(view.groups, view.work, shares, strict=True):
         assert one.exchanges is not None
-        (cut,) = one.exchanges.blocks
-        assert one.exchanges.training_bytes == ends[cut].device_bytes(25)
-        assert group.memory_share == ends[cut].device_bytes(25) / 1e9
-    assert view.training_bytes == ends[2].device_bytes(25)
-    assert view.parameters == ends[0].parameters
+        (runs,) = one.exchanges.blocks
+        (cut,) = (cut for cut, ends in split.ends.items() if ends.runs == runs)
+        examples = int(view.data.sizes[group.members].max())
+        needed = split.process(examples, cut, known=False).memory.bytes(25)
+        assert one.training_bytes == needed
+        assert share == needed / 1e9
+    assert view.training_bytes == max(one.training_bytes for one in view.work)
+    assert view.parameters == split.ends[0].parameters
 
 
 def test_silos_are_refused_here_too() -> None:
@@ -303,7 +361,10 @@ def test_the_page_and_json_show_the_exchanges() -> None:
     assert ">exchanges<" in text
     assert ">exchanges<" not in page(seen("topology=whole"))
     kinds = json.loads(as_json(view))["kinds"]
-    assert [kind["assignment"]["exchanges"]["blocks"] for kind in kinds] == [{"2": 1.0}, {"0": 1.0}]
+    assert [kind["assignment"]["exchanges"]["blocks"] for kind in kinds] == [
+        {"all": 1.0},
+        {"0": 1.0},
+    ]
     found = kinds[0]["assignment"]["exchanges"]["later_s"]["median"]
     assert view.work[0].exchanges is not None
     assert found == view.work[0].exchanges.later_s.median

@@ -137,6 +137,36 @@ def test_split_models(
     assert {"encoder 0"} <= {row["actor"] for row in ops if row["kind"] == "memory"}
 
 
+def test_split_models_that_run_on_the_devices(small: Any, head: Any, tmp_path: Path) -> None:
+    """Devices that compute their features, some of them with smaller batches, and one that dies."""
+    settings = (
+        'model={kind: "split_nets:Parts", width: 14, head: frozen, body: frozen}',
+        "topology={kind: split, cut: auto, flops: 1e6}",
+        (
+            "fleet.profiles={strong: {flops: 1e12, memory_bytes: 13 kB, compute_watts: 2, "
+            "radio_watts: 1, uplink: 10 kbit/s, downlink: 10 kbit/s, latency_s: 0.05}, "
+            "weak: {flops: 1e5, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+            "uplink: 1 Gbit/s, downlink: 1 Gbit/s, latency_s: 0.0001}}"
+        ),
+        "fleet.mix=[{profile: strong}, {profile: weak}]",
+        "method.uplink.kind=dense",
+        "method.workload={kind: equal, least_batch: 2}",
+        "stop.versions=8",
+    )
+    more = {"paths": (str(NETS),)}
+    crash = "faults=[{fault: crash, client: 2, number: 0}]"
+    summary, ops = on_ray(
+        small(*settings, crash, "hosting=pooled"), tmp_path / "ray", head.address, **more
+    )
+    alone, _ = on_ray(small(*settings), tmp_path / "alone", "", in_process=True, **more)
+    assert {row["client"] for row in ops if row["kind"] == "resent"} >= {2}
+    assert summary.digest == alone.digest
+    events = pq.read_table(tmp_path / "ray" / "events.parquet").to_pylist()
+    told = {row["detail"] or "" for row in events}
+    assert "all of the encoder" in told
+    assert any(text.startswith("batches of ") for text in told)
+
+
 CELLS = "fleet.regions={near: {cell: {}}, far: {share: 2, cell: {uplink: 1e6, latency_s: 0.1}}}"
 
 
@@ -672,3 +702,46 @@ def test_ray_job(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
     refused = submit("here")
     assert refused.returncode != 0
     assert "--out and --resume must be absolute" in refused.stdout + refused.stderr
+
+
+def test_a_job_that_is_stopped(small: Any, head: Any, tmp_path: Path) -> None:
+    """`ray job stop` leaves a checkpoint where the run is kept, and ends its MLflow run.
+
+    The job works in a folder of its own, and its results go to a URL.
+    """
+    from mlflow import MlflowClient
+
+    work, kept = tmp_path / "work", tmp_path / "kept" / "far"
+    work.mkdir()
+    file = write(
+        small, work, "hosting=pooled", "stop.versions=100000", "checkpoint.every_s=1",
+        "tracking.enabled=true",
+    )  # fmt: skip
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    ray = str(Path(sys.executable).with_name("ray"))
+
+    def job(*words: str) -> str:
+        done = subprocess.run(
+            [ray, "job", words[0], "--address", head.dashboard, *words[1:]],
+            capture_output=True, text=True, timeout=180, check=False, env={**os.environ},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    job(
+        "submit", "--no-wait", "--submission-id", "stopped", "--working-dir", str(work),
+        "--runtime-env-json", json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": store}}),
+        "--", sys.executable, "-m", "orchestrator", "run", file.name, "--out", f"file://{kept}",
+    )  # fmt: skip
+    pause = threading.Event()
+    for _ in range(600):
+        if (kept / "going.json").exists():
+            break
+        pause.wait(0.2)
+    job("stop", "stopped")
+    assert "interrupted at version" in job("logs", "stopped")
+    runs = MlflowClient(store).search_runs(["1"])
+    assert [found.info.status for found in runs] == ["KILLED"]
+    listed = json.loads((kept / "going.json").read_text(encoding="utf-8"))["files"]
+    assert any(name.startswith("checkpoint/") for name in listed)
+    assert not (kept / "summary.json").exists()

@@ -54,8 +54,13 @@ def finished(experiment: Any, folder: Path) -> Run:
     return load(folder)
 
 
-def test_a_client_alone_shares_with_nobody(small: Any, tmp_path: Path) -> None:
-    """Of one client, a personal tail learns what a shared one would."""
+@pytest.mark.parametrize(
+    "how", [(), ('model={kind: "split_nets:Parts", width: 14, body: frozen}', "topology.cut=all")]
+)
+def test_a_client_alone_shares_with_nobody(
+    how: tuple[str, ...], small: Any, tmp_path: Path
+) -> None:
+    """Of one client, a personal tail learns what a shared one would; asking or all by itself."""
     alone = (
         *SPLIT,
         "fleet.clients=1",
@@ -63,8 +68,8 @@ def test_a_client_alone_shares_with_nobody(small: Any, tmp_path: Path) -> None:
         "method.aggregation={kind: fedavg, clients_per_round: 1}",
     )
     alone = (*alone, "method.staleness.kind=constant", "data.partition.kind=iid")
-    shared = finished(small(*alone, SHARED), tmp_path / "shared")
-    personal = finished(small(*alone, PERSONAL), tmp_path / "personal")
+    shared = finished(small(*alone, SHARED, *how), tmp_path / "shared")
+    personal = finished(small(*alone, PERSONAL, *how), tmp_path / "personal")
     models = [shared.model(), personal.model(client=0)]
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)

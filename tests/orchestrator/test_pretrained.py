@@ -13,7 +13,6 @@ from actors.learning.encoders import EfficientNetLite0, MiniLmL6, efficientnet, 
 from actors.learning.sources.sotu import Sotu
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
-from orchestrator.fleet import training_bytes
 from orchestrator.tracking import shown
 from policies.types import ExperimentError
 
@@ -78,8 +77,8 @@ def test_frozen_weights_are_in_memory_once() -> None:
     frozen = model.frozen_parameters(shape)
     assert frozen > 3_000_000
     batch = experiment.method.training.batch_size
-    plain = training_bytes(model.parameters(shape), model.activation_bytes(shape), batch)
-    assert experiment.training_bytes(shape) == plain + 4 * frozen
+    plain = 16 * model.parameters(shape) + batch * model.activation_bytes(shape)
+    assert experiment.memory(shape).bytes(batch) == plain + 4 * frozen
 
 
 @pytest.mark.parametrize(

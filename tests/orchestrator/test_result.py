@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -43,7 +42,7 @@ def summary(**more: Any) -> Summary:
 def printed(found: Summary, small: Any, width: int) -> list[str]:
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
     with console.capture() as captured:
-        show(found, Path("out"), small(), console)
+        show(found, "out", small(), console)
     return captured.get().splitlines()
 
 

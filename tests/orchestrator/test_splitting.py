@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 from safetensors.numpy import load_file
 
 from actors.learning.holdings import hold
+from actors.server import whole_model
 from orchestrator import checkpoint
 from orchestrator.engine import Interrupted
 from orchestrator.mistakes import ExperimentFileError
@@ -37,6 +39,15 @@ SHORT_STAYS = (
     "fleet.mix=[{profile: slow}]",
     "fleet.availability={kind: churn, mean_on_s: 3, mean_off_s: 0.3}",
 )  # fmt: skip
+UNLIKE = (
+    (
+        "fleet.profiles={strong: {flops: 1e12, memory_bytes: 1 GB, compute_watts: 2, "
+        "radio_watts: 1, uplink: 10 kbit/s, downlink: 10 kbit/s, latency_s: 0.05}, "
+        "weak: {flops: 1e5, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
+        "uplink: 1 Gbit/s, downlink: 1 Gbit/s, latency_s: 0.0001}}"
+    ),
+    "fleet.mix=[{profile: strong}, {profile: weak}]",
+)
 GRADIENTS = {
     "forward": "{kind: forward-difference, directions: 2}",
     "central": "{kind: central-difference, directions: 2, head: parameters}",
@@ -55,6 +66,7 @@ VARIETY = {
     "forward": (topology(gradient=GRADIENTS["forward"]),),
     "central": (topology(gradient=GRADIENTS["central"]),),
     "busy encoder": (topology(flops="2e5", momentum=0.9),),
+    "falling rate": (topology(rate_final=0.001, rate_versions=3, flops="2e5"),),
     "two encoders": (
         'model={kind: "split_nets:Parts", width: 14, body: frozen}',
         topology(replicas=2, flops="1e5"),
@@ -64,6 +76,18 @@ VARIETY = {
     "drop-outs": ("fleet.drop_out=0.3",),
     "half precision": (topology(activations="{kind: dense, values: fp16}", noise=0.1),),
     "cut by itself": (HEADLESS, topology(cut="auto")),
+    "features of one's own": (FROZEN, *UNLIKE, topology(cut="auto", flops="1e6")),
+    "all on the devices": (
+        FROZEN,
+        UNLIKE[0],
+        "fleet.mix=[{profile: weak}]",
+        topology(cut="all"),
+    ),
+    "a head before all of it": (
+        'model={kind: "split_nets:Parts", width: 14, body: frozen}',
+        *UNLIKE,
+        topology(cut="auto", flops="1e6"),
+    ),
     "timed": (
         "method.workload={kind: timed, seconds: 0.01}",
         (
@@ -75,6 +99,16 @@ VARIETY = {
     ),
     "personal tails": (topology(tail="personal"), "evaluate.every_versions=1"),
     "nothing but tails at clients": (HEADLESS, topology(tail="personal")),
+    "small batches": (
+        HEADLESS,
+        "method.workload={kind: timed, seconds: 0.005, least: 2, least_batch: 2}",
+        topology(cut="auto"),
+        (
+            "fleet.profiles={slow: {flops: 2e6, memory_bytes: 6 kB, compute_watts: 2, "
+            "radio_watts: 1, uplink: 1 Mbit/s, downlink: 1 Mbit/s, latency_s: 0.05}}"
+        ),
+        "fleet.mix=[{profile: slow}, {profile: flagship-phone}]",
+    ),
     "impatient": (*SHORT_STAYS[:2], topology(timeout=1.3, flops="2e5")),
 }
 
@@ -107,6 +141,22 @@ REFUSED = (
     ),
     (("topology={kind: whole, tail: personal}",), "tail"),
     ((topology(step=2),), "step"),
+    (
+        (
+            FROZEN,
+            "data={source: movielens, partition: {kind: natural, drift: {window: 0.5}}}",
+        ),
+        "features are computed once where nothing but the tail is trained",
+    ),
+    ((topology(cut="all"),), "cut all runs all of the encoder on the devices"),
+    (
+        (
+            'model={kind: "split_nets:Parts", width: 14, body: frozen}',
+            topology(cut=3, gradient=GRADIENTS["forward"]),
+        ),
+        "cut 3 runs all .* Take auto or a lower number",
+    ),
+    (("topology={kind: split, rate: 0, rate_final: 0.1}",), "a rate above 0 to begin with"),
     ((topology(cut="none"),), "cut"),
 )
 
@@ -162,7 +212,7 @@ def test_a_run_ends_with_its_accounts_in_order(small: Any, ran: Any, how: str) -
     balances(found.engine, found.rows)
     assert found.state.versions.newest.number == 4
     assert found.state.last_evaluation is not None
-    assert found.of("served")
+    assert bool(found.of("served")) is (how != "all on the devices")
 
 
 @pytest.mark.parametrize("how", VARIETY)
@@ -237,6 +287,18 @@ def test_what_the_encoder_has_learnt_is_kept(
     assert {name.split(".")[0] for name in found} == parts
 
 
+def test_the_log_says_how_the_rate_falls(small: Any, ran: Any) -> None:
+    """From pass to pass it is never higher, and ends where it should; a plain one is not told."""
+    found = ran(small(*SPLIT, topology(rate_final=0.001, rate_versions=2)))
+    details = [row["detail"] for row in found.of("served") if row["hash"]]
+    rates = [float(detail.partition(" at rate ")[2]) for detail in details]
+    assert rates == sorted(rates, reverse=True)
+    assert (rates[0], rates[-1]) == (0.05, 0.001)
+    plain = ran(small(*SPLIT))
+    assert not any("rate" in row["detail"] for row in plain.of("served"))
+    assert plain.digest != found.digest
+
+
 def test_waiting_questions_go_in_one_pass(small: Any, ran: Any) -> None:
     """What queued while the encoder was busy is computed together, up to `batch` examples."""
     slow = ran(small(*SPLIT, topology(flops="2e4")))
@@ -266,6 +328,34 @@ def test_a_device_is_sent_its_blocks_once(small: Any, ran: Any) -> None:
     assert {row["downlink_bytes"] for row in sent} == {4 * (head + block)}
 
 
+@pytest.mark.parametrize("head", ["frozen", "trained"])
+def test_all_of_the_encoder_can_run_on_the_devices(small: Any, ran: Any, head: str) -> None:
+    """Nothing is asked, what is frozen is sent once, and the run is that of the whole model."""
+    model = f'model={{kind: "split_nets:Parts", width: 14, head: {head}, body: frozen}}'
+    alone = (*SPLIT, model, UNLIKE[0], "fleet.mix=[{profile: weak}]", "fleet.jitter.kind=none",
+             "fleet.clients=1", "method.concurrency=1", "stop.versions=6",
+             "method.aggregation.size=1")  # fmt: skip
+    found = ran(small(*alone, topology(cut="all")))
+    for kind in ("asked", "replied", "served"):
+        assert not found.of(kind)
+    ((sent,), whole) = found.of("equipped"), ran(small(*alone, "topology=whole"))
+    inside, before = (12 + 1) * 14 + (14 + 1) * 14 + (14 + 1) * 3, (64 + 1) * 12
+    assert sent["detail"] == "all of the encoder"
+    assert sent["downlink_bytes"] == 4 * (inside + before * (head == "frozen"))
+    first, second, *_ = (row["device_s"] for row in found.of("arrived"))
+    share = second / first
+    assert share < 0.5 if head == "frozen" else share > 0.9, "features are computed once"
+    tail = slice(-(3 + 1) * 10, None)
+    ends = [one.engine.runtime.fetch(one.state.versions.handle(one.state.versions.newest))
+            for one in (found, whole)]  # fmt: skip
+    tails = [
+        whole_model(end, one.engine.schema)[tail]
+        for end, one in zip(ends, (found, whole), strict=True)
+    ]
+    np.testing.assert_allclose(*tails, atol=1e-5)
+    balances(found.engine, found.rows)
+
+
 def test_an_answer_that_does_not_come_is_not_waited_for(small: Any, ran: Any) -> None:
     """After the timeout a client's update is lost with its reason, and nothing is kept of it."""
     near = (
@@ -291,21 +381,29 @@ def test_an_answer_that_does_not_come_is_not_waited_for(small: Any, ran: Any) ->
 
 def test_auto_cuts_by_device_and_link(small: Any, ran: Any) -> None:
     """A device faster than the encoder computes blocks itself; a slower one does not."""
-    fleet = (
-        "fleet.profiles={strong: {flops: 1e12, memory_bytes: 1 GB, compute_watts: 2, "
-        "radio_watts: 1, uplink: 10 kbit/s, downlink: 10 kbit/s, latency_s: 0.05}, "
-        "weak: {flops: 1e3, memory_bytes: 1 GB, compute_watts: 2, radio_watts: 1, "
-        "uplink: 1 Gbit/s, downlink: 1 Gbit/s, latency_s: 0.0001}}"
-    )
-    mix = "fleet.mix=[{profile: strong}, {profile: weak}]"
-    model = 'model={kind: "split_nets:Parts", width: 14, head: frozen, body: frozen}'
-    found = ran(small(*SPLIT, fleet, mix, model, topology(cut="auto", flops="1e4")))
+    found = ran(small(*SPLIT, *UNLIKE, FROZEN, topology(cut="auto", flops="1e6")))
     blocks = {
         found.engine.fleet.profile_names()[row["client"]]: row["detail"]
         for row in found.of("equipped")
     }
     assert blocks["weak"] == "0 blocks"
-    assert blocks["strong"] == "2 blocks"
+    assert blocks["strong"] == "all of the encoder"
+
+
+def test_the_table_of_clients_has_the_memory_of_their_blocks(small: Any, tmp_path: Path) -> None:
+    """A device that `auto` gave the whole encoder is as full as that makes it."""
+    how = small(*SPLIT, *UNLIKE, FROZEN, topology(cut="auto", flops="1e6"), "stop.versions=6")
+    run(Request(how, tmp_path / "run", in_process=True), Console(file=StringIO()))
+    clients = pd.read_parquet(tmp_path / "run" / "clients.parquet")
+    frozen = (64 + 1) * 12 + (12 + 1) * 14 + (14 + 1) * 14 + (14 + 1) * 3
+    for row in clients.itertuples():
+        if row.profile == "strong":
+            inputs, sent, kept = 64 + 12 + 14 + 14 + 3, frozen, row.examples * 3
+        else:
+            inputs, sent, kept = 64 + 12, (64 + 1) * 12, row.examples * 3
+        once = 0 if row.profile == "strong" else row.examples * 12
+        needed = 16 * 40 + 4 * sent + 4 * max(once, kept + 10 * inputs)
+        assert row.memory_share == needed / 1e9, row.profile
 
 
 def test_a_rollback_takes_the_encoder_back(small: Any, build: Any, ended: Any) -> None:

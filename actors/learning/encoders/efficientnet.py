@@ -9,7 +9,7 @@ from pydantic import Field
 from actors.learning.encoders.base import Cost, Cut, EncoderPolicy, Origin, image_of, summed
 from actors.learning.encoders.packages import Package, sha256
 from actors.learning.examples import DataShape
-from actors.learning.modelling import FLOAT_BYTES
+from policies.memory import FLOAT_BYTES
 
 if TYPE_CHECKING:
     from actors.learning.encoders.module_torch import EncoderModule

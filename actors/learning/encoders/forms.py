@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from actors.learning.encoders.base import Cost, Cut, Form, summed
-from actors.learning.modelling import FLOAT_BYTES, linear_flops, linear_parameters
+from actors.learning.modelling import linear_flops, linear_parameters
+from policies.memory import FLOAT_BYTES
 
 
 def transformer_cuts(

@@ -8,7 +8,8 @@ from actors.learning.encoders.base import Cost, Cut, EncoderPolicy, Form, Origin
 from actors.learning.encoders.forms import transformer_cuts
 from actors.learning.encoders.packages import Package, sha256
 from actors.learning.examples import DataShape
-from actors.learning.modelling import FLOAT_BYTES, POSITION_BYTES
+from actors.learning.modelling import POSITION_BYTES
+from policies.memory import FLOAT_BYTES
 from policies.types import ExperimentError
 
 if TYPE_CHECKING:

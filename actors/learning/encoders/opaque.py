@@ -19,9 +19,9 @@ from pydantic_core import PydanticCustomError
 from actors.learning.encoders.base import Cost, Cut, EncoderPolicy, Origin, image_of, summed
 from actors.learning.encoders.packages import sha256, there
 from actors.learning.examples import DataShape
-from actors.learning.modelling import FLOAT_BYTES
 from actors.learning.sources.places import locate
 from policies.base import own_function
+from policies.memory import FLOAT_BYTES
 from policies.types import ExperimentError
 
 if TYPE_CHECKING:

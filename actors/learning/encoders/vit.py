@@ -10,8 +10,9 @@ from actors.learning.encoders.base import Cost, Cut, EncoderPolicy, Form, Origin
 from actors.learning.encoders.forms import transformer_cuts
 from actors.learning.encoders.packages import Package, sha256, there
 from actors.learning.examples import DataShape
-from actors.learning.modelling import FLOAT_BYTES, linear_parameters
+from actors.learning.modelling import linear_parameters
 from actors.learning.sources.cache import is_cached
+from policies.memory import FLOAT_BYTES
 
 if TYPE_CHECKING:
     from actors.learning.encoders.module_torch import EncoderModule

@@ -325,3 +325,29 @@ def test_what_is_missing_is_told_by_the_model() -> None:
     assert plain.missing() is None
     assert plain.origin() is None
     assert plain.frozen_parameters(IMAGES) == 0
+
+
+@pytest.mark.parametrize("head", ["frozen", "trained"])
+@pytest.mark.parametrize(("encoder", "shape"), ENCODERS, ids=lambda case: getattr(case, "kind", ""))
+def test_wherever_it_is_cut_the_parts_make_the_whole(
+    encoder: EncoderPolicy, shape: DataShape, head: Any
+) -> None:
+    """The work of three parts is that of the model; all of the encoder is all that is frozen."""
+    model = Pretrained(encoder=encoder, head=head)
+    blocks = len(encoder.cuts(shape)) - 1
+    cuts = [model.ends(shape, cut) for cut in range(blocks + 2)]
+    for ends in cuts:
+        parts = ends.head_flops + ends.body_flops + ends.tail_flops
+        assert parts == model.forward_flops(shape)
+        assert ends.parameters == model.parameters(shape)
+    sent = [ends.equipment_bytes for ends in cuts]
+    assert sent == sorted(sent)
+    assert sent[-1] == 4 * model.frozen_parameters(shape)
+    assert [ends.whole for ends in cuts] == [False] * (blocks + 1) + [True]
+    assert cuts[-1].body_flops == 0
+    assert cuts[-1].smashed == (encoder.features(shape),)
+    assert cuts[-1].activation_bytes == model.activation_bytes(shape)
+    with pytest.raises(ExperimentError, match=f"must be all, or at most {blocks}, got"):
+        model.ends(shape, blocks + 2)
+    with pytest.raises(ExperimentError, match=f"must be at most 0, got {blocks + 1}"):
+        Pretrained(encoder=encoder, head=head, trains=All()).ends(shape, blocks + 1)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.fleet import CATALOGUE, Profile, fits, training_bytes
+from orchestrator.fleet import CATALOGUE, Profile, fits
+from policies.memory import Memory
 from policies.types import ExperimentError
 
 PAGE = Path(__file__).parents[3] / "docs" / "devices.md"
@@ -69,15 +70,16 @@ def test_refused_tables(table: dict[str, float], own: dict[str, Any]) -> None:
 def test_fits(own: dict[str, Any]) -> None:
     """Four float32 copies and the activations of a batch against the memory, with the numbers."""
     toy = Profile.model_validate(own | {"name": "toy"})  # 1 MB
-    assert fits(toy, 50_000, 1000, 200) is None  # 0.8 MB + 0.2 MB
-    assert training_bytes(50_000, 1000, 200) == 1_000_000
-    message = fits(toy, 50_000, 1000, 201)
+    model = Memory(50_000, 1000)
+    assert fits(toy, model, 200) is None  # 0.8 MB + 0.2 MB
+    assert model.bytes(200) == 1_000_000
+    message = fits(toy, model, 201)
     assert message is not None
     assert "toy has 1.00 MB for training" in message
     assert "50,000 float32 parameters" in message
     assert "Lower batch_size to 200" in message
-    assert "at most 62,500 parameters" in str(fits(toy, 100_000, 0, 1))
-    assert "Take a smaller model" in str(fits(toy, 62_400, 10_000, 1))
+    assert "at most 62,500 parameters" in str(fits(toy, Memory(100_000, 0), 1))
+    assert "Take a smaller model" in str(fits(toy, Memory(62_400, 10_000), 1))
 
 
 def test_only_devices_that_somebody_has_must_fit(small: Callable[..., Any]) -> None:

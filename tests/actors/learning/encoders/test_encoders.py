@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -521,6 +522,18 @@ def test_a_missing_package_says_what_installs_it(
     assert command in message
     with pytest.raises(ExperimentError, match="not installed here"):
         encoder.origin()
+
+
+def test_what_tests_need_is_installed_in_the_known_version() -> None:
+    """`make install` takes the versions of constraints.txt, which are those that the code knows."""
+    root = Path(__file__).parents[4]
+    pinned = set((root / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    known = [vit.PACKAGE, efficientnet.PACKAGE, minilm.PACKAGE]
+    assert {f"{package.project}=={package.version}" for package in known} <= pinned
+    text = (root / "Makefile").read_text(encoding="utf-8")
+    (named,) = re.findall(r"^ENCODERS := (.*)$", text, re.MULTILINE)
+    assert set(named.split()) == {package.project for package in known if package.alone}
+    assert "$(PIP) --no-deps $(ENCODERS)\n" in text
 
 
 def test_a_package_can_be_there_without_what_reads_it(

@@ -1,0 +1,170 @@
+"""How does a run's folder get to where it outlives this machine, such as an object store?
+
+A run works in a folder of this machine. At every checkpoint, what it would need to go on is
+copied: each file once, under a name made of its content, and then a list of them, in one move.
+Whoever reads the list so finds all that it names, whenever the copying was cut. At the end the
+run's files appear under their own names, and the list and what it names go.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import xxhash
+
+from policies.types import ExperimentError, RunError
+
+LIST: Final = "going.json"
+OBJECTS: Final = "going"
+LAST: Final = "summary.json"
+"""The file that is delivered last: where it is, the run is finished and whole."""
+_CHUNK: Final = 2**22
+
+
+class Elsewhere:
+    """A folder at a URL of `fsspec`: ``s3://bucket/folder``, ``gs://``, ``file:///folder``, others.
+
+    What a protocol needs (credentials, end points) it takes from its own environment.
+
+    Args:
+        url: Of the run's folder.
+
+    Raises:
+        ExperimentError: If the URL holds credentials, or nothing here speaks its protocol.
+    """
+
+    def __init__(self, url: str) -> None:
+        from fsspec import url_to_fs  # noqa: PLC0415  # half of the command never needs it
+
+        parts = urlsplit(url)
+        if parts.username or parts.password:
+            raise ExperimentError(
+                f"the location {parts.scheme}://... holds credentials, which end up in logs. Give "
+                "them in the environment, as its protocol reads them."
+            )
+        self.url = url.rstrip("/")
+        try:
+            self._fs, self._root = url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise ExperimentError(f"{url} cannot be used here: {error}") from error
+        self._hashes: dict[tuple[str, int, int], str] = {}
+        self._there: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The run's id: the last part of the URL."""
+        return self.url.rpartition("/")[2]
+
+    def scratch(self) -> Path:
+        """Return a new folder of this machine for the run to work in; it does not exist yet."""
+        return Path(tempfile.mkdtemp(prefix="latecomer-")) / self.name
+
+    def finished(self) -> bool:
+        """Say whether a finished run is there."""
+        return self._exists(LAST)
+
+    def going(self) -> bool:
+        """Say whether a run is there that can go on."""
+        return self._exists(LIST)
+
+    def keep(self, folder: Path) -> int:
+        """Copy what is new in a run's folder, and drop what is no longer in it.
+
+        Returns:
+            How many bytes were sent.
+
+        Raises:
+            Exception: Whatever the protocol raises; what was kept before is whole all the same.
+        """
+        files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        named = {name: self._hash(path) for name, path in files.items()}
+        sent = 0
+        if not self._there:
+            self._fs.makedirs(self._at(OBJECTS), exist_ok=True)
+        for name, content in named.items():
+            if content not in self._there:
+                self._fs.put_file(str(files[name]), self._at(f"{OBJECTS}/{content}"))
+                self._there.add(content)
+                sent += files[name].stat().st_size
+        self._write(LIST, json.dumps({"files": named}, indent=1).encode())
+        for content in self._there - set(named.values()):
+            self._fs.rm_file(self._at(f"{OBJECTS}/{content}"))
+            self._there.discard(content)
+        return sent
+
+    def fetch(self, folder: Path) -> None:
+        """Copy the run that is here into a folder of this machine.
+
+        Raises:
+            ExperimentError: If there is none.
+            RunError: If a file of it is not what it was.
+        """
+        if not self.going():
+            raise ExperimentError(f"{self.url} holds no run that could go on: no {LIST} is in it.")
+        named: dict[str, str] = json.loads(self._fs.cat_file(self._at(LIST)))["files"]
+        for name, content in named.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get_file(self._at(f"{OBJECTS}/{content}"), str(target))
+            if self._hash(target) != content:
+                raise RunError(f"{self.url}: {name} is damaged. Fetch an older copy, or run anew.")
+        self._there = set(named.values())
+
+    def deliver(self, folder: Path) -> None:
+        """Copy a finished run under its files' own names, `LAST` at the end; drop what was kept."""
+        files = sorted(_files(folder), key=lambda path: path.name == LAST)
+        for path in files:
+            name = path.relative_to(folder).as_posix()
+            target = self._at(name)
+            self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+            if name == LAST:
+                self._write(LAST, path.read_bytes())
+            else:
+                self._fs.put_file(str(path), target)
+        if self.going():
+            self._fs.rm_file(self._at(LIST))
+            self._fs.rm(self._at(OBJECTS), recursive=True)
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _exists(self, name: str) -> bool:
+        try:
+            return bool(self._fs.exists(self._at(name)))
+        except Exception as error:
+            raise ExperimentError(f"{self.url} is out of reach: {error}") from error
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file that is there whole or as it was."""
+        partial: Any = self._at(f"{name}.partial")
+        self._fs.pipe_file(partial, content)
+        self._fs.mv(partial, self._at(name))
+
+    def _hash(self, path: Path) -> str:
+        stat = path.stat()
+        key = str(path), stat.st_size, stat.st_mtime_ns
+        if key not in self._hashes:
+            total = xxhash.xxh3_128()
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    total.update(chunk)
+            self._hashes[key] = total.hexdigest()
+        return self._hashes[key]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a run's folder that are whole."""
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and path.suffix != ".tmp" and "partial-" not in inside.as_posix():
+            yield path
+
+
+def is_url(location: str) -> bool:
+    """Say whether a run's location is not simply a folder of this machine."""
+    return "://" in location

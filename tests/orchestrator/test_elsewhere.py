@@ -1,0 +1,238 @@
+"""Does a run that is kept in an object store outlive its machine, wherever it was cut?"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from rich.console import Console
+
+from orchestrator import request as requests
+from orchestrator.document import to_yaml
+from orchestrator.elsewhere import Elsewhere
+from orchestrator.engine import Interrupted
+from orchestrator.run import Killed, _Run, run
+from policies.types import ExperimentError, RunError
+
+URL = "memory://bucket/runs/far"
+Go = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """An empty object store in memory: paths and what they hold."""
+    monkeypatch.setattr("orchestrator.run.SAVE_SHARE", 0)
+    MemoryFileSystem.store.clear()
+    yield MemoryFileSystem.store
+    MemoryFileSystem.store.clear()
+
+
+@pytest.fixture
+def go(small: Any, tmp_path: Path) -> Go:
+    """Return what runs the small experiment into a URL, or goes on with it."""
+    file = tmp_path / "small.yaml"
+    file.write_text(to_yaml(small("checkpoint.every_s=1e-9", "stop.versions=20")), encoding="utf-8")
+
+    def act(url: str, *, resume: bool = False) -> tuple[Any, str]:
+        text = io.StringIO()
+        request = requests.again(url) if resume else requests.new(file, (), url)[0]
+        object.__setattr__(request, "in_process", True)
+        return run(request, Console(file=text, width=500)), text.getvalue()
+
+    return act
+
+
+def cut_at(version: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], None]) -> list[int]:
+    """Have something happen once, between two events at a version."""
+    real, happened = _Run._between_events, list[int]()
+
+    def between(self: Any, engine: Any) -> None:
+        real(self, engine)
+        if engine.state.head.number >= version and not happened:
+            happened.append(version)
+            act(self)
+
+    monkeypatch.setattr(_Run, "_between_events", between)
+    return happened
+
+
+def interrupt(_: Any) -> None:
+    raise Interrupted
+
+
+def names(store: dict[str, Any]) -> set[str]:
+    """Return what lies in the run's folder there."""
+    return {path.partition("/far/")[2] for path in store}
+
+
+def test_a_finished_run_is_there_under_its_own_names(
+    go: Go, small: Any, ran: Any, store: dict[str, Any]
+) -> None:
+    """All files of the README's table, and nothing of what was kept under way."""
+    summary, _ = go(URL)
+    assert summary.digest == ran(small("stop.versions=20")).digest
+    found = names(store)
+    assert {
+        "summary.json", "report.html", "events.parquet", "ops.parquet", "experiment.yaml",
+        "model/final.safetensors",
+    } <= found  # fmt: skip
+    assert not {name for name in found if name.startswith("going")}
+    kept = json.loads(store["/bucket/runs/far/summary.json"].getvalue())
+    assert kept["digest"] == summary.digest
+    with pytest.raises(ExperimentError, match="holds a finished run"):
+        go(URL)
+    with pytest.raises(ExperimentError, match="is finished"):
+        go(URL, resume=True)
+
+
+def test_a_run_goes_on_where_its_machine_is_gone(
+    go: Go, small: Any, ran: Any, store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what is kept alone: the digest of an uncut run."""
+    here: list[Path] = []
+
+    def lose(self: Any) -> None:
+        here.append(self._request.out)
+        raise Interrupted
+
+    fired = cut_at(10, monkeypatch, lose)
+    with pytest.raises(Killed):
+        go(URL)
+    assert fired
+    shutil.rmtree(here[0].parent)
+    with pytest.raises(ExperimentError, match=f"Go on with it by --resume {URL}"):
+        go(URL)
+    summary, text = go(URL, resume=True)
+    assert "resumed from version 10" in text
+    assert summary.digest == ran(small("stop.versions=20")).digest
+    assert "summary.json" in names(store)
+
+
+def test_each_file_is_sent_once_and_dropped_with_its_checkpoint(
+    go: Go, store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is what the list names, two checkpoints of it."""
+    cut_at(10, monkeypatch, interrupt)
+    with pytest.raises(Killed):
+        go(URL)
+    listed = json.loads(store["/bucket/runs/far/going.json"].getvalue())["files"]
+    objects = {name.removeprefix("going/") for name in names(store) if name.startswith("going/")}
+    assert objects == set(listed.values())
+    checkpoints = {name.split("/")[1] for name in listed if name.startswith("checkpoint/")}
+    assert len(checkpoints) == 2
+    folder = Elsewhere(URL).scratch()
+    again = Elsewhere(URL)
+    again.fetch(folder)
+    assert again.keep(folder) == 0, "nothing is new"
+
+
+@pytest.mark.parametrize("after", range(0, 12, 2))
+def test_a_copy_that_is_cut_leaves_the_one_before(
+    after: int, go: Go, small: Any, ran: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after any number of files: the run goes on from the checkpoint before."""
+    real, left = MemoryFileSystem.put_file, [10**9]
+
+    def put_file(self: Any, *args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
+
+    def soon(_: Any) -> None:
+        left[0] = after
+
+    fired = cut_at(8, monkeypatch, soon)
+    with pytest.raises(KeyboardInterrupt):
+        go(URL)
+    assert fired
+    left[0] = 10**9
+    summary, text = go(URL, resume=True)
+    assert "resumed from version" in text
+    assert summary.digest == ran(small("stop.versions=20")).digest
+
+
+def test_a_location_out_of_reach_stops_nothing(
+    go: Go, small: Any, ran: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, noted, and tried again; the copies that came in between are whole."""
+    real, away = Elsewhere.keep, []
+
+    def keep(self: Any, folder: Path) -> int:
+        if len(away) < 3:
+            away.append(True)
+            raise OSError("no route to the bucket")
+        return real(self, folder)
+
+    monkeypatch.setattr(Elsewhere, "keep", keep)
+    summary, text = go(URL)
+    assert text.count("no route to the bucket. The run goes on") == 3
+    assert summary.digest == ran(small("stop.versions=20")).digest
+
+
+def test_results_that_cannot_be_delivered_stay_here(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the folder that has them."""
+
+    def deliver(*_: Any) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(Elsewhere, "deliver", deliver)
+    with pytest.raises(RunError, match=r"is finished, but .* no route\. All of it is in ") as told:
+        go(URL)
+    folder = Path(str(told.value).partition("All of it is in ")[2].partition(":")[0])
+    assert (folder / "summary.json").exists()
+    kinds = pq.read_table(folder / "ops.parquet").column("kind").to_pylist()
+    assert "kept" in kinds
+
+
+def test_a_damaged_file_is_seen(
+    go: Go, store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run does not go on from other bytes than were kept."""
+    cut_at(6, monkeypatch, interrupt)
+    with pytest.raises(Killed):
+        go(URL)
+    listed = json.loads(store["/bucket/runs/far/going.json"].getvalue())["files"]
+    one = next(content for name, content in listed.items() if name.endswith("state.json"))
+    MemoryFileSystem().pipe_file(f"/bucket/runs/far/going/{one}", b"{}")
+    with pytest.raises(RunError, match=r"state\.json is damaged"):
+        go(URL, resume=True)
+
+
+def test_a_folder_by_its_url(go: Go, tmp_path: Path) -> None:
+    """`file://` works as any other protocol does."""
+    summary, _ = go(f"file://{tmp_path}/kept/near")
+    kept = tmp_path / "kept" / "near"
+    assert json.loads((kept / "summary.json").read_text())["digest"] == summary.digest
+    assert not (kept / "going").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://key:secret@bucket/run", "holds credentials"),
+        ("carrier-pigeon://loft/run", "cannot be used here"),
+    ],
+)
+def test_urls_that_cannot_be(url: str, said: str, go: Go) -> None:
+    """They are refused before anything starts, and no secret is repeated."""
+    with pytest.raises(ExperimentError, match=said) as error:
+        go(url)
+    assert "secret" not in str(error.value)
+
+
+def test_nothing_to_go_on_with(go: Go) -> None:
+    """An empty location says what it lacks."""
+    with pytest.raises(ExperimentError, match="holds no run that could go on"):
+        go(URL, resume=True)
