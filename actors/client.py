@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 
 from actors import faults
 from actors.buffers import ALIGNMENT, NOTHING, laid, piece
+from actors.client_state import StateCodec
 from actors.corrector import Corrector
 from actors.ends import EndsTrainer, Start
 from actors.identity import Identity, identify, join_paths
@@ -31,7 +33,7 @@ from policies.training import Member, Portion, Task, Trained
 from policies.training.chain_torch import aligned
 from policies.types import Buffer, Vector, stream, stream_seed
 from policies.update import Base, Masked, ModelSchema
-from policies.wire import Header, StateLayout, encode
+from policies.wire import Header, encode
 
 CACHE_BYTES = 256 * 2**20
 """Examples kept ready for training, a process; and as many bytes of features."""
@@ -115,8 +117,9 @@ class Client:
         self._ends = None if work.split is None else EndsTrainer(work, self._model, self._cut_at)
         if self._ends is not None and self._ends.caches:
             self._model = self._ends.on_features()
-        self._bases = Bases(self._model.schema)
-        self._layout = StateLayout(work.method.uplink.start(self._model.schema))
+        self._division = work.division(self._model.schema)
+        self._states = StateCodec(work, self._model)
+        self._bases = Bases(self.schema)
         self._examples = _Kept()
         self._features = _Kept()
         self.watch = Stopwatch()
@@ -126,8 +129,8 @@ class Client:
 
     @property
     def schema(self) -> ModelSchema:
-        """The model's tensors."""
-        return self._model.schema
+        """The tensors that clients and the parameter server exchange."""
+        return self._division.shared
 
     @property
     def has_cohorts(self) -> bool:
@@ -162,7 +165,7 @@ class Client:
         mask = content.mask if isinstance(content, Masked) else None
         values = content.densify(self.schema.parameters)
         base = Base(values, self.schema, received.header.base, mask, received.header.scalar)
-        return _Start(base, received.buffers, _flags(base))
+        return _Start(base, received.buffers, _flags(base, self._division.own.parameters))
 
     def _updates(self, group: Sequence[_Given]) -> Iterator[tuple[Buffer, Buffer, Figures]]:
         """Yield each assignment's payload, its client's state after it, and what was measured."""
@@ -181,12 +184,10 @@ class Client:
             yield self._model.params.numpy(), self._train_one(given)
 
     def _train_one(self, given: _Given) -> Trained:
-        assignment, start, member = given.assignment, given.start, self._member(given)
+        assignment, start, member = given.assignment, self._begins(given), self._member(given)
         if self._ends is not None and self._ends.asks_in_training(assignment):
             with self.watch("train"):
-                return self._ends.finish(
-                    assignment, _ends_start(start), member, given.carry, given.reply
-                )
+                return self._ends.finish(assignment, start, member, given.carry, given.reply)
         self._model.load(start.base.values, start.buffers)
         with torch.random.fork_rng(devices=[]):
             seed = stream_seed(self._work.seed, "train", *assignment.address)
@@ -239,7 +240,10 @@ class Client:
     def _written(self, given: _Given, weights: Vector, trained: Trained) -> tuple[Buffer, Buffer]:
         """Return an update's payload, and its client's state after it."""
         method, assignment, base = self._work.method, given.assignment, given.start.base
-        before = self._layout.unpack(given.state) if given.state.size else self._layout.start
+        buffers = self._model.buffers.numpy()
+        own = self._division.own_of(weights, buffers)
+        weights, buffers = self._division.shared_of(weights, buffers)
+        before, _ = self._states.read(given.state)
         if assignment.fault == "not-finite":
             weights[0] = np.nan
         elif assignment.fault == "huge":
@@ -253,10 +257,9 @@ class Client:
             trained.examples,
             trained.loss,
         )
-        buffers = self._model.buffers.numpy()
         payload = encode(header, content, buffers, self.schema, base.mask)
         payload = faults.spoil(assignment.fault, payload, assignment.address)
-        return payload, self._layout.pack(after)
+        return payload, self._states.write(after, own)
 
     def describe(self, clients: Sequence[int]) -> list[Description]:
         """Count clients' examples; a silo's are loaded now."""
@@ -375,9 +378,16 @@ class Client:
             member = self._member(given)
             with self.watch("train"):
                 asked = self._ends.ask(
-                    given.assignment, _ends_start(given.start), member, given.carry, given.reply
+                    given.assignment, self._begins(given), member, given.carry, given.reply
                 )
             yield asked.question, asked.carry, ()
+
+    def _begins(self, given: _Given) -> Start:
+        """Return what a client trains from: what it was sent, and what is its own."""
+        base, buffers, _ = given.start
+        _, own = self._states.read(given.state)
+        values, buffers = self._division.joined(base.values, buffers, own)
+        return Start(replace(base, values=values, schema=self._model.schema), buffers)
 
     def _examples_of(self, client: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a client's examples as tensors of our own memory, kept for the next time.
@@ -401,16 +411,16 @@ class Client:
         return own
 
 
-def _ends_start(start: _Start) -> Start:
-    return Start(start.base, start.buffers)
+def _flags(base: Base, own: int) -> torch.Tensor | None:
+    """Return 1 where a parameter may move and 0 elsewhere; None without a mask.
 
-
-def _flags(base: Base) -> torch.Tensor | None:
-    """Return 1 where a parameter may move and 0 elsewhere; None without a mask."""
+    No mask is about the `own` parameters of a client, which come last.
+    """
     if base.mask is None:
         return None
-    flags = torch.zeros(base.values.size)
+    flags = torch.zeros(base.values.size + own)
     flags[torch.from_numpy(base.mask.positions)] = 1.0
+    flags[base.values.size :] = 1.0
     return flags
 
 

@@ -14,7 +14,7 @@ from actors.learning.models import Model
 from actors.learning.shards import Shards
 from policies.base import Settings
 from policies.method import Method
-from policies.splitting import Split, Topology, Whole
+from policies.splitting import Division, Split, Topology, Whole
 from policies.training import Portion, TrainingPolicy
 from policies.types import Address, Version, stream_seed
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from policies.training.flat_torch import FlatModel
+    from policies.update import ModelSchema
 
 __all__ = ["Assignment", "At", "GroupReceipt", "Order", "Shards", "Work", "packed", "unpacked"]
 
@@ -52,6 +53,10 @@ class Work(Settings):
     def split(self) -> Split | None:
         """How the model is split; None if clients compute all of it."""
         return self.topology if isinstance(self.topology, Split) else None
+
+    def division(self, trained: ModelSchema) -> Division:
+        """Return what of the tensors that clients train is shared, and what is their own."""
+        return Division(trained, personal=self.split is not None and self.split.personal)
 
     def build(self, shape: DataShape) -> FlatModel:
         """Return what clients train, drawn from the experiment's seed: the model, or its two ends.

@@ -105,22 +105,23 @@ class Run:
         names = ["version", "time_s", "accuracy", "loss", "uplink_bytes", "downlink_bytes"]
         return tested[names].astype({"version": "int64"}).set_index("version")
 
-    def model(self, which: str = "final") -> nn.Module:
+    def model(self, which: str = "final", client: int | None = None) -> nn.Module:
         """Return a trained model as a torch module in eval mode.
 
         Args:
             which: `final`, or `best` for the version of the highest accuracy.
+            client: Whose tail it has, where tails are personal; see docs/splitting.md.
 
         Returns:
             Takes normalised inputs (`experiment.data.load().normalise`), shape (n, ...), and
             returns logits, shape (n, classes).
 
         Raises:
-            ExperimentError: If the run has left none.
+            ExperimentError: If the run has left none, or `client` no tail of its own.
         """
         if (paths := self.folder / "paths.json").exists():
             join_paths(json.loads(paths.read_text(encoding="utf-8")))  # of a model of one's own
-        return trained.take_up(self.folder / trained.FOLDER, which)
+        return trained.take_up(self.folder / trained.FOLDER, which, client)
 
     @property
     def report(self) -> Path:

@@ -46,7 +46,7 @@ from policies.selection import Past
 from policies.training import Portion
 from policies.types import Address, Buffer, ExperimentError, Reason, Version
 
-FORMAT: Final = 8
+FORMAT: Final = 9
 _STAGES: Final[dict[str, Callable[..., Stage]]] = {
     "Download": Download,
     "Compute": Compute,
@@ -56,6 +56,9 @@ _STAGES: Final[dict[str, Callable[..., Stage]]] = {
 _OF_ROSTER: Final = ("next_number", "strikes")
 _BY_CLIENT: Final = "by-client/"
 """Before the names of arrays with a row for each client that took part."""
+_SHARES: Final = ("by_owner", "by_client")
+"""Fields of an evaluation with a number for each client."""
+_NO_SHARES: Final[dict[str, Any]] = dict.fromkeys(_SHARES, ())
 _SELECTION: Final = "selection/"
 _PAST: Final = "past/"
 _PLAIN: Final = (
@@ -201,9 +204,16 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
     newest = state.versions.newest
     last = state.last_evaluation
     if last is not None:
-        blobs.arrays[f"{_BY_CLIENT}accuracy"] = np.array(last[1].by_owner, dtype=np.float64)
-    under_way = {_key(f.state) for f in state.flights.values() if f.state}
-    rows = {key: at for at, place in enumerate(places) if (key := _key(place)) in under_way}
+        for name in _SHARES:
+            found = getattr(last[1], name)
+            blobs.arrays[f"{_BY_CLIENT}{name}"] = np.array(found, dtype=np.float64)
+    rows = {_key(place): at for at, place in enumerate(places)}
+
+    def keep(name: str, place: Place) -> int | str:
+        """Return the row of a client's state, or an array's name if it is none any more."""
+        row = rows.get(_key(place))
+        return blobs.save(name, place) if row is None else row
+
     return {
         "time_s": engine.clock.now_s(),
         "turns": engine.turns.dump(),
@@ -221,8 +231,8 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         "measures": sorted(state.measures.items()),
         "stopped": asdict(state.stopped) if state.stopped else None,
         "best": state.best,
-        "last_evaluation": [last[0], asdict(replace(last[1], by_owner=()))] if last else None,
-        "exams": engine.examiner.dump(),
+        "last_evaluation": [last[0], asdict(replace(last[1], **_NO_SHARES))] if last else None,
+        "exams": engine.examiner.dump(keep),
         "gathering": [astuple(gathering) for gathering in state.gathering.values()],
         "receipts": [(v, asdict(p.result())) for v, p in state.receipts.items()],
         "versions": [
@@ -238,7 +248,7 @@ def _dump(engine: Engine, blobs: _Blobs, places: Sequence[Place]) -> dict[str, A
         ],
         "encoder": state.encoder and split_state.dump(state.encoder, blobs),
         "flights": [
-            _flight(f, f.address in state.buffer, blobs, rows) for f in state.flights.values()
+            _flight(f, f.address in state.buffer, blobs, keep) for f in state.flights.values()
         ],
     }
 
@@ -248,20 +258,15 @@ def _key(place: Place) -> tuple[int, int, int]:
 
 
 def _flight(
-    flight: Flight, in_buffer: bool, blobs: _Blobs, rows: Mapping[tuple[int, int, int], int]
+    flight: Flight, in_buffer: bool, blobs: _Blobs, keep: Callable[[str, Place], int | str]
 ) -> dict[str, Any]:
-    """Return a flight; its state is the row of a client's, or an array's name if none has it."""
+    """Return a flight; `keep` has its state."""
     client, number = flight.address
     payload = flight.finished.payload if in_buffer and flight.finished else None
-    state: int | str | None = None
-    if flight.state is not None:
-        state = rows.get(_key(flight.state))
-        if state is None:
-            state = blobs.save(f"from/{client}/{number}", flight.state)
     return {
         "address": flight.address,
         "base": flight.base,
-        "state": state,
+        "state": None if flight.state is None else keep(f"from/{client}/{number}", flight.state),
         "stages": [[type(s).__name__, asdict(s)] for s in flight.stages],
         "held": flight.held,
         "teacher": flight.teacher,
@@ -318,7 +323,7 @@ class _Reader:
             for (number, lineage), coming, arrived_s in saved["gathering"]
         }
         state.receipts = {Version(*v): Ready(_read_receipt(r)) for v, r in saved["receipts"]}
-        engine.examiner.load(saved["exams"], state.versions)
+        engine.examiner.load(saved["exams"], state.versions, self._kept)
         self._flights()
         split = engine.plan.split
         if split is not None and saved["encoder"]:
@@ -387,19 +392,21 @@ class _Reader:
         if not self._saved["last_evaluation"]:
             return None
         version, found = self._saved["last_evaluation"]
-        found["by_owner"] = self._by_client("accuracy")
-        found |= {name: tuple(found[name]) for name in ("recall", "support", "by_owner")}
+        found |= {name: self._by_client(name) for name in _SHARES}
+        found |= {name: tuple(found[name]) for name in ("recall", "support", *_SHARES)}
         return Version(*version), Evaluation(**found)
 
     def _talk(self, row: Mapping[str, Any] | None, portion: Portion) -> Talk | None:
         split = self._engine.plan.split
         return split_state.talk(row, portion, split, self) if row and split else None
 
+    def _kept(self, state: int | str) -> Place:
+        """Return where a client's state lies, from its row or an array's name."""
+        return self._places[state] if isinstance(state, int) else self._place(state)
+
     def _state_of(self, flight: Mapping[str, Any]) -> Place | None:
         state = flight["state"]
-        if state is None:
-            return None
-        return self._places[state] if isinstance(state, int) else self._place(state)
+        return None if state is None else self._kept(state)
 
     def _flights(self) -> None:
         """Deliver again what waits for its version, and train again what was under way."""

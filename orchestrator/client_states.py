@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from orchestrator.runtime import Handle, Place
+from orchestrator.runtime import Handle, Place, States
 from policies.types import Address, Buffer
 
 MOST_WASTE_BYTES: Final = 64 * 2**20
@@ -80,6 +80,10 @@ class ClientStates:
         if self._provisional.get(client):
             return self._provisional[client][-1][1]
         return self._committed[client][1] if client in self._committed else None
+
+    def committed(self) -> States:
+        """Return the states that stay, in the order of clients."""
+        return tuple((client, self._committed[client][1]) for client in sorted(self._committed))
 
     def accept(self, address: Address, state: Place | None) -> None:
         """Build on an accepted update's state."""

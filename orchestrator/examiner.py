@@ -8,7 +8,7 @@ device beside whatever it trains, and only counts come back.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from actors.publisher import Shipment
 from orchestrator.books import Published, Resources, VersionStore
 from orchestrator.experiment import Evaluate
 from orchestrator.fleet import Fleet
-from orchestrator.runtime import Handle, Pending, Runtime
+from orchestrator.runtime import Handle, Pending, Place, Runtime, States
 from orchestrator.stages import Download
 from orchestrator.timetable import Timetable
 from policies.types import Address, Version, stream
@@ -66,6 +66,7 @@ class Task:
         test_examples: Of the test split.
         own_examples: Test examples of each client, shape (clients,).
         classes: How many classes there are.
+        tail_flops: Of one example through a client's own tail; 0 where all have the same.
     """
 
     settings: Evaluate
@@ -74,12 +75,22 @@ class Task:
     test_examples: int
     own_examples: np.ndarray[Any, np.dtype[np.int64]]
     classes: int
+    tail_flops: float = 0.0
+
+    def central_flops(self, states: States) -> float:
+        """Return what a test takes, given who has a tail of its own.
+
+        All examples go through the encoder once, and through each different tail; of those the
+        first one is part of the model.
+        """
+        return (self.forward_flops + self.tail_flops * len(states)) * self.test_examples
 
 
 @dataclass(slots=True)
 class _Exam:
     pending: Pending[Any]
     tests: tuple[Test, ...] = field(default=())
+    states: States = ()
 
 
 class Examiner:
@@ -117,6 +128,7 @@ class Examiner:
         now_s: float,
         resources: Resources,
         service_s: float,
+        states: States = (),
     ) -> tuple[float | None, tuple[Test, ...]]:
         """Have a version tested.
 
@@ -128,13 +140,15 @@ class Examiner:
             now_s: The run's own time.
             resources: Has the modelled evaluator.
             service_s: What the modelled evaluator takes.
+            states: Of clients whose tails are their own.
 
         Returns:
             When the result is known, and nothing else; or None, if no client can test and nothing
             is begun, and what was tried in vain.
         """
         if self._task.settings.kind == "central":
-            self._exams[version] = _Exam(self._runtime.evaluate(handle, _weights(published)))
+            pending = self._runtime.evaluate(handle, _weights(published), states)
+            self._exams[version] = _Exam(pending, states=states)
             return resources.serve("evaluator", now_s, service_s), ()
         tests = self._tests(version, published.whole, askable, now_s)
         counted = [test.end_s for test in tests if not test.trouble]
@@ -207,21 +221,44 @@ class Examiner:
         scores = iter(found)
         return together(found), [(t, None if t.trouble else next(scores)) for t in exam.tests]
 
-    def dump(self) -> dict[str, Any]:
-        """Return what is being tested, for a checkpoint."""
-        exams = [(version, exam.tests) for version, exam in self._exams.items()]
+    def dump(self, keep: Callable[[str, Place], Any]) -> dict[str, Any]:
+        """Return what is being tested, for a checkpoint.
+
+        Args:
+            keep: Keeps a client's state, under a name if it has none yet; returns how to find it.
+        """
+        exams = [
+            (
+                version,
+                exam.tests,
+                [
+                    (client, keep(f"tested/{version.number}/{client}", state))
+                    for client, state in exam.states
+                ],
+            )
+            for version, exam in self._exams.items()
+        ]
         return {"known_s": self._known_s, "exams": exams}
 
-    def load(self, data: Mapping[str, Any], versions: VersionStore) -> None:
-        """Read what `dump` wrote, and ask again."""
+    def load(
+        self, data: Mapping[str, Any], versions: VersionStore, find: Callable[[Any], Place]
+    ) -> None:
+        """Read what `dump` wrote, and ask again.
+
+        Args:
+            data: That.
+            versions: Those that are being tested are among them.
+            find: Returns where a state lies that was kept.
+        """
         self._known_s = data["known_s"]
-        for row, tests in data["exams"]:
+        for row, tests, kept in data["exams"]:
             version = Version(*row)
             handle, weights = versions.handle(version), _weights(versions.published(version))
+            states = tuple((client, find(state)) for client, state in kept)
             self._exams[version] = (
                 self._ask(handle, tuple(Test(*test) for test in tests))
                 if tests
-                else _Exam(self._runtime.evaluate(handle, weights))
+                else _Exam(self._runtime.evaluate(handle, weights, states), states=states)
             )
 
 

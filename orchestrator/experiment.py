@@ -688,6 +688,52 @@ def _can_learn(
         )
 
 
+def _something_is_shared(
+    topology: Topology,
+    data: DataSettings,
+    model: ModelPolicy,
+    server: ServerSettings,
+    faults: tuple[PlannedFault, ...],
+) -> Finding:
+    shape = _shape(data)
+    if not isinstance(topology, Split) or not topology.personal or shape is None:
+        return
+    try:
+        ends = model.ends(shape)
+    except ExperimentError:  # said by `_can_be_split`
+        return
+    if not ends.learns:
+        yield (
+            "topology.tail",
+            (
+                "personal leaves nothing to learn together: nothing but tails is trained. Set "
+                "model.head to trained or let model.trains name a part of the encoder, or take "
+                "shared."
+            ),
+        )
+    if ends.head_trained:
+        return
+    if server.shards > 1:
+        yield (
+            "server.shards",
+            (
+                f"must be 1, got {server.shards}: with topology.tail personal and a frozen head "
+                "clients and parameter server exchange no parameters. Leave it out, or set "
+                "model.head to trained."
+            ),
+        )
+    for index, planned in enumerate(faults):
+        if planned.fault in {"not-finite", "huge"}:
+            yield (
+                f"faults.{index}.fault",
+                (
+                    f"{planned.fault} spoils the numbers of an update, and with topology.tail "
+                    "personal and a frozen head it has none. Take another fault, or set model.head "
+                    "to trained."
+                ),
+            )
+
+
 def _features_stay(topology: Topology, data: DataSettings, model: ModelPolicy) -> Finding:
     shape = _shape(data)
     if not isinstance(topology, Split) or shape is None or isinstance(data, Silos):
@@ -740,6 +786,7 @@ def _split_has_one_server(
 CHECKS = (
     Check(("topology", "data", "model"), _can_be_split),
     Check(("topology", "data", "model", "method.training"), _can_learn),
+    Check(("topology", "data", "model", "server", "faults"), _something_is_shared),
     Check(("topology", "data", "model"), _features_stay),
     Check(("topology", "method", "fleet", "evaluate"), _split_has_one_server),
     Check(("method.uplink", "method.aggregation"), _fits_together),

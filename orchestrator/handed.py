@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from actors.evaluator import Exam
 from actors.server import Receipt
 from actors.work import At, GroupReceipt, Order
-from orchestrator.runtime import Handle, Pending, Place, Task
+from orchestrator.runtime import Handle, Pending, Place, States, Task
 
 
 class Parts(NamedTuple):
@@ -100,7 +101,22 @@ class Named:
 
     def within(self, place: Place | None) -> At | None:
         """Return where bytes lie; None if there are none."""
-        return None if place is None else (self.at(place.handle), place.start, place.stop)
+        return None if place is None else self.there(place)
+
+    def there(self, place: Place) -> At:
+        """Return where bytes lie."""
+        return self.at(place.handle), place.start, place.stop
+
+
+def exam_of(version: Handle, encoder: Handle | None, states: States) -> tuple[Exam, list[Handle]]:
+    """Return what a test is of, and the handles of the buffers that it names."""
+    named = Named()
+    exam = Exam(
+        tuple(map(named.at, pieces(version))),
+        None if encoder is None else named.at(encoder),
+        tuple((client, named.there(place)) for client, place in states),
+    )
+    return exam, named.handles
 
 
 def order_of(tasks: Sequence[Task]) -> tuple[Order, list[Handle]]:

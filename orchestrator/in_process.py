@@ -26,7 +26,7 @@ from actors.stopwatch import Stopwatch, Usage
 from actors.tutor import public_of, tutor_for
 from actors.work import Work
 from orchestrator.cells import CelledServer, Cells
-from orchestrator.handed import Made, Parts, Settling, kept_at, order_of, pieces
+from orchestrator.handed import Made, Parts, Settling, exam_of, kept_at, order_of, pieces
 from orchestrator.runtime import (
     MOST_IN_GROUP,
     Finished,
@@ -37,6 +37,7 @@ from orchestrator.runtime import (
     Pending,
     Place,
     Ready,
+    States,
     Task,
 )
 from policies.types import Address, Buffer, ExperimentError, Version
@@ -55,7 +56,7 @@ class InProcessRuntime:
         self._serial = 0
         self._most = MOST_IN_GROUP if self._client.has_cohorts else 1
         self._first = first_version(work, holdings.shape)
-        schema, message, _ = self._first
+        schema, message, *_ = self._first
         tutor = tutor_for(work, public_of(work, holdings), self._watch)
         self._server: Server | PartServers | CelledServer
         if cells is not None:
@@ -75,7 +76,7 @@ class InProcessRuntime:
 
     def initial(self) -> First:
         """Return version 0."""
-        return First(*self._first)
+        return First(self._first.schema, self._first.message, self._first.whole)
 
     def begin(self) -> None:
         """Do nothing: this process can train."""
@@ -162,9 +163,11 @@ class InProcessRuntime:
         """Let the server forget updates."""
         self._server.discard(addresses)
 
-    def evaluate(self, version: Handle, encoder: Handle | None = None) -> Pending[Evaluation]:
+    def evaluate(
+        self, version: Handle, encoder: Handle | None = None, states: States = ()
+    ) -> Pending[Evaluation]:
         """Test a version when the result is asked for."""
-        return _Deferred(lambda: self._evaluator.evaluate(pieces(version), encoder))
+        return _Deferred(lambda: self._evaluator.examine(*exam_of(version, encoder, states)))
 
     def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version at clients when the result is asked for."""

@@ -54,6 +54,7 @@ FIGURES: Final[dict[str, Named]] = {
     "accuracy_swing": Named(
         "standard deviation over the last tenth of the evaluations", share=True
     ),
+    "mean_client_accuracy": Named("mean over the clients of their own", share=True, late=True),
     "worst_decile_accuracy": Named(
         "mean over the worst-served tenth of the clients", share=True, late=True
     ),

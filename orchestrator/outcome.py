@@ -9,9 +9,11 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from actors.client_state import StateCodec
 from actors.learning.holdings import Holdings
 from actors.server import whole_model
 from orchestrator import people
+from orchestrator.client_states import fetched
 from orchestrator.engine import Engine
 from orchestrator.experiment import Experiment
 from orchestrator.portions import Portions
@@ -28,7 +30,10 @@ _Integers = npt.NDArray[np.int64]
 def keep_models(
     out: Path, experiment: Experiment, engine: Engine, runtime: Runtime, holdings: Holdings
 ) -> Vector:
-    """Write the final and the best version; return all that the final one has learnt."""
+    """Write the final and the best version; return all that the final one has learnt.
+
+    Where tails are personal, the tails of all clients are part of both.
+    """
     versions, last, best = engine.state.versions, engine.state.last_evaluation, engine.state.best
     if last is None or best is None:
         raise RunError("no version was evaluated")
@@ -47,8 +52,26 @@ def keep_models(
         "final": final,
         "best": made(best[1], best[0]),
     }
-    trained.write(out, experiment, holdings, engine.schema, models)
-    return final.vector if final.encoder is None else np.concatenate([final.vector, final.encoder])
+    own = _own_tails(experiment, engine, runtime, holdings)
+    trained.write(out, experiment, holdings, engine.schema, models, own)
+    encoder = () if final.encoder is None else (final.encoder,)
+    return np.concatenate([final.vector, *encoder, *(() if own is None else own.values())])
+
+
+def _own_tails(
+    experiment: Experiment, engine: Engine, runtime: Runtime, holdings: Holdings
+) -> dict[int, Vector] | None:
+    """Return the tail of each client that has trained one; None if all have the same."""
+    split = engine.plan.split
+    if split is None or not split.settings.personal:
+        return None
+    work = experiment.work()
+    codec = StateCodec(work, work.build(holdings.shape))
+    kept = engine.state.client_states.committed()
+    states = fetched(runtime, [place for _, place in kept])
+    return {
+        client: codec.read(state)[1].copy() for (client, _), state in zip(kept, states, strict=True)
+    }
 
 
 def clients(

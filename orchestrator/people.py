@@ -125,6 +125,7 @@ def figures(clients: pd.DataFrame) -> dict[str, float]:
     worst = accuracy[: ceil(len(accuracy) / 10)]
     arrived = clients["accepted"] + clients["rejected"] + clients["superseded"]
     return {
+        "mean_client_accuracy": float(accuracy.mean()) if len(accuracy) else float("nan"),
         "worst_decile_accuracy": float(worst.mean()) if len(worst) else float("nan"),
         "accuracy_spread": float(accuracy.std()) if len(accuracy) else float("nan"),
         "participation": float((clients["committed"] > 0).mean()),

@@ -62,6 +62,11 @@ class SplitPlan:
         """Whether an example's features never change."""
         return not any(ends.learns for ends in self.ends.values())
 
+    @property
+    def own_tail_flops(self) -> float:
+        """Work of one example's pass through a client's own tail; 0 where all have the same."""
+        return self.ends[min(self.ends)].tail_flops if self.settings.personal else 0.0
+
     @cached_property
     def _processes(self) -> dict[tuple[int, int, bool, Portion], Process]:
         return {}
@@ -120,6 +125,7 @@ class Plan:
     def of(cls, experiment: Experiment, shape: DataShape, sizes: Sizes) -> Plan:
         """Take from an experiment and its data what the engine needs."""
         forward_flops = float(experiment.model.forward_flops(shape))
+        split = SplitPlan.of(experiment, shape)
         return cls(
             seed=experiment.seed,
             method=experiment.method,
@@ -134,23 +140,19 @@ class Plan:
                 test_examples=min(shape.test, experiment.evaluate.examples or shape.test),
                 own_examples=sizes.test,
                 classes=shape.classes,
+                tail_flops=0.0 if split is None else split.own_tail_flops,
             ),
             examples=sizes.train,
             forward_flops=forward_flops,
             memory=experiment.memory(shape),
             delays=experiment.clock == "virtual" or experiment.wall.delays,
             faults={Address(f.client, f.number): f.fault for f in experiment.faults},
-            split=SplitPlan.of(experiment, shape),
+            split=split,
         )
 
     def publishing_flops(self, size: int) -> float:
         """Return what making and publishing a version of `size` values takes."""
         return 2.0 * size + self.method.correction.version_flops(self.forward_flops)
-
-    @property
-    def evaluation_flops(self) -> float:
-        """Return what testing on the test split takes."""
-        return self.forward_flops * self.examination.test_examples
 
 
 @dataclass(slots=True)

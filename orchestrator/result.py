@@ -43,6 +43,7 @@ def rows(summary: Summary) -> dict[str, str]:
         "final accuracy": human(summary.final_accuracy, ACCURACY),
         "mean of the last tenth": human(summary.tail_accuracy, ACCURACY),
         "swing in the last tenth": human(summary.accuracy_swing, ACCURACY),
+        "mean of clients": human(summary.mean_client_accuracy, ACCURACY),
         "worst tenth of clients": human(summary.worst_decile_accuracy, ACCURACY),
         "spread between clients": human(summary.accuracy_spread, ACCURACY),
         "clients in the model": human(summary.participation, SHARE),

@@ -44,6 +44,10 @@ class Place(NamedTuple):
     stop: int
 
 
+States = Sequence[tuple[int, Place]]
+"""Clients, in their order, and where the state of each lies."""
+
+
 class Job(NamedTuple):
     """One assignment with all that its training needs.
 
@@ -204,8 +208,13 @@ class Runtime(Protocol):
     def discard(self, addresses: Sequence[Address]) -> None:
         """Let the server forget updates."""
 
-    def evaluate(self, version: Handle, encoder: Handle | None = None) -> Pending[Evaluation]:
-        """Test a version, with the encoder's weights where it has one of its own."""
+    def evaluate(
+        self, version: Handle, encoder: Handle | None = None, states: States = ()
+    ) -> Pending[Evaluation]:
+        """Test a version, with the encoder's weights where it has one of its own.
+
+        Where tails are personal, with those in the states of clients; others have the first one.
+        """
 
     def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version on clients' own test examples, where they are; in the order of clients."""

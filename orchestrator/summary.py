@@ -62,6 +62,7 @@ class Summary:
     backhaul_uplink_bytes: int = 0
     backhaul_downlink_bytes: int = 0
     weights: str = ""
+    mean_client_accuracy: float = nan
     setbacks: int = 0
 
     def write(self, out: Path) -> Path:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from actors.learning.audience import looked_at, on_labels
 from actors.learning.evaluation_torch import Evaluation
 from actors.learning.examples import DataShape
 from actors.learning.holdings import Dealt, Description, Holdings, Sizes
 from policies.types import ExperimentError
-
-MOST_CLIENTS: Final = 10_000
-"""Clients whose accuracy is worked out from their labels; of more, every so many."""
 
 
 class Told:
@@ -75,10 +73,10 @@ class Told:
     def accuracies(self, evaluation: Evaluation) -> npt.NDArray[np.float64]:
         """Return how well a model does for each client, shape (clients,); NaN if not known.
 
-        On test examples of the client's own where the source says whose they are. Otherwise the
-        recall of each class on the test split, weighted by how often the client has the class:
-        what it would see on new examples with its own mix of labels.
+        `actors/learning/audience.py` says on which examples.
         """
+        if evaluation.by_client:
+            return np.array(evaluation.by_client, dtype=np.float64)
         found = np.full(len(self), np.nan)
         holdings = self._holdings
         if evaluation.by_owner and isinstance(holdings, Dealt):
@@ -88,10 +86,8 @@ class Told:
                 known = np.flatnonzero((owners >= 0) & (owners < by_owner.size))
                 found[known] = by_owner[owners[known]]
                 return found
-        recall = np.nan_to_num(np.asarray(evaluation.recall, dtype=np.float64))
-        for client in range(0, len(self), -(-len(self) // MOST_CLIENTS)):
-            labels = self.labels(client)
-            found[client] = float((labels * recall).sum()) / max(int(labels.sum()), 1)
+        for client in looked_at(len(self)):
+            found[client] = on_labels(evaluation.recall, self.labels(client))
         return found
 
 

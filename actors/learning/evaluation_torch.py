@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +25,8 @@ class Evaluation:
         recall: That share among the examples of each class; NaN for a class without any.
         support: How many examples each class has.
         by_owner: That share among the examples of each owner; empty if nobody owns them.
+        by_client: How good each client's own model is for it, NaN if that is not known; empty if
+            all have the same.
     """
 
     accuracy: float
@@ -32,6 +34,27 @@ class Evaluation:
     recall: tuple[float, ...]
     support: tuple[int, ...]
     by_owner: tuple[float, ...] = ()
+    by_client: tuple[float, ...] = ()
+
+    @property
+    def client_accuracy(self) -> float:
+        """Mean of `by_client` over the clients of which it is known; NaN if of none."""
+        known = [share for share in self.by_client if not math.isnan(share)]
+        return math.fsum(known) / len(known) if known else math.nan
+
+
+class Look(NamedTuple):
+    """What one look at all examples found.
+
+    Attributes:
+        hits: Which examples are right, shape (n,), bool.
+        recall: Share of the examples of each class that are right; NaN for a class without any.
+        loss: Sum of cross-entropies in nats.
+    """
+
+    hits: Tensor
+    recall: tuple[float, ...]
+    loss: float
 
 
 class Score(NamedTuple):
@@ -105,6 +128,20 @@ def evaluate(
         support=tuple(support),
         by_owner=by_owner,
     )
+
+
+def look(module: nn.Module, x: Tensor, y: Tensor, classes: int, batch_size: int = 512) -> Look:
+    """Measure a model example by example; see `evaluate`."""
+    hits, loss = _hits(module, x, y, classes, batch_size)
+    support = torch.bincount(y, minlength=classes).tolist()
+    right = torch.bincount(y[hits], minlength=classes).tolist()
+    return Look(hits, _shares(right, support), loss)
+
+
+def features(module: nn.Module, through: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return what a part of a module makes of inputs, in eval mode, 512 in a pass."""
+    with _evaluating(module), torch.no_grad():
+        return torch.cat([through(part) for part in torch.split(x, 512)])
 
 
 def score(client: int, module: nn.Module, x: Tensor, y: Tensor, classes: int) -> Score:

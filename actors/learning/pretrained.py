@@ -115,6 +115,7 @@ class Pretrained(ModelPolicy):
             equipment_bytes=FLOAT_BYTES * (here.parameters - head),
             parameters=head + linear_parameters(layers),
             activation_bytes=kept + FLOAT_BYTES * sum(layers[:-1]),
+            tail_parameters=linear_parameters(layers),
         )
 
     def _undivided(self, shape: DataShape) -> Ends:

@@ -6,8 +6,17 @@ updates; `making` versions; `asking` clients and `looking` at versions; `travell
 """
 
 from orchestrator.engine.commands import Control
-from orchestrator.engine.figures import METRICS, OF_CELLS, OF_SPLITS
+from orchestrator.engine.figures import CLIENT_ACCURACY, METRICS, OF_CELLS, OF_SPLITS
 from orchestrator.engine.loop import Engine, Interrupted
 from orchestrator.engine.state import State
 
-__all__ = ["METRICS", "OF_CELLS", "OF_SPLITS", "Control", "Engine", "Interrupted", "State"]
+__all__ = [
+    "CLIENT_ACCURACY",
+    "METRICS",
+    "OF_CELLS",
+    "OF_SPLITS",
+    "Control",
+    "Engine",
+    "Interrupted",
+    "State",
+]

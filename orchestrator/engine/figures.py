@@ -32,6 +32,10 @@ OF_CELLS: Final = ("backhaul_uplink_bytes", "backhaul_downlink_bytes")
 OF_SPLITS: Final = ("activation_uplink_bytes", "activation_downlink_bytes")
 """Figures of `status` that are tracked beside them where an encoder computes part of the model."""
 
+CLIENT_ACCURACY: Final = "client_accuracy"
+"""Mean over the clients of how good each one's own tail is for it, of a version; where tails are
+personal."""
+
 
 def status(state: State, now_s: float) -> dict[str, Any]:
     """Return a run's figures at this moment.

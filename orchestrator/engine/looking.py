@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from actors.learning.evaluation_torch import Evaluation, Score
 from orchestrator.books import Event, Kind
 from orchestrator.engine.context import Context
-from orchestrator.engine.figures import METRICS, OF_CELLS, OF_SPLITS, status
+from orchestrator.engine.figures import CLIENT_ACCURACY, METRICS, OF_CELLS, OF_SPLITS, status
 from orchestrator.examiner import Examiner, Test
 from orchestrator.observe import Observer, Point
+from orchestrator.runtime import States
 from policies.guards import Figures, StopReason
 from policies.types import RunError, Version
 
@@ -56,8 +57,10 @@ class Looking:
         if version in self._examiner or (last is not None and version <= last[0]):
             return
         now = self._clock.now_s()
+        states = self._own_tails()
         if duration_s is None:
-            duration_s = self._plan.server.service_s(self._plan.evaluation_flops)
+            flops = self._plan.examination.central_flops(states)
+            duration_s = self._plan.server.service_s(flops)
         end, vain = self._examiner.begin(
             version,
             state.versions.hold(version),
@@ -66,6 +69,7 @@ class Looking:
             now_s=now,
             resources=state.resources,
             service_s=duration_s,
+            states=states,
         )
         if end is None:
             self._untested(version, vain)
@@ -73,6 +77,12 @@ class Looking:
         if self._clock.kind == "wall":
             end = now
         self._turns.push(Event(end, Kind.EVALUATE, version.lineage, version.number))
+
+    def _own_tails(self) -> States:
+        """Return the states of clients whose tails are their own, as they go with this moment."""
+        split = self._plan.split
+        personal = split is not None and split.settings.personal
+        return self._state.client_states.committed() if personal else ()
 
     def _untested(self, version: Version, vain: Sequence[Test]) -> None:
         """Go on without knowing how good a version is; of the first one that must be known."""
@@ -99,6 +109,8 @@ class Looking:
         state.last_evaluation = (version, result)
         state.ledger.accuracies.append(result.accuracy)
         self._journal.evaluated(version, result)
+        if result.by_client:
+            self._journal.measured(version, CLIENT_ACCURACY, result.client_accuracy)
         self._keep_the_best(version, result)
         self._tell(version, result)
         figures = self._figures(tuple(state.ledger.accuracies), result.loss)
@@ -120,6 +132,8 @@ class Looking:
         found = status(self._state, now)
         metrics = {name: float(found[name]) for name in self._tracked}
         metrics |= {"accuracy": result.accuracy, "loss": result.loss}
+        if result.by_client:
+            metrics[CLIENT_ACCURACY] = result.client_accuracy
         measures = self._state.measures.pop(version, {})
         point = Point(version.number, now, measures | metrics)
         self._state.points += 1

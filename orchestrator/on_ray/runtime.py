@@ -35,7 +35,7 @@ from actors.work import Order, Work, packed, unpacked
 from orchestrator.cells import Cells
 from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
-from orchestrator.handed import Made, Settling, pieces
+from orchestrator.handed import Made, Settling, exam_of, pieces
 from orchestrator.hosting import Hosting, reserving, shortage, whole_cpus
 from orchestrator.on_ray.cells import CelledServers
 from orchestrator.on_ray.crew import Crew, Worker
@@ -50,9 +50,19 @@ from orchestrator.on_ray.waiting import (
     first_line,
     in_constructor,
 )
-from orchestrator.runtime import Finished, First, Handle, Job, Passed, Pending, Place, Setback, Task
+from orchestrator.runtime import (
+    Finished,
+    First,
+    Handle,
+    Job,
+    Passed,
+    Pending,
+    Place,
+    Setback,
+    States,
+    Task,
+)
 from policies.types import Address, Buffer, RunError, Version
-from policies.wire import StateLayout
 
 ONCE_MORE: Final = {"max_restarts": -1, "max_task_retries": 0}
 """Ray starts such an actor again, and the run alone asks it again."""
@@ -157,8 +167,7 @@ class RayRuntime:
             else CelledServers(work, paths, first, limits.server_s, cells, public)
         )
         self._actors += self._servers.actors
-        states = StateLayout(work.method.uplink.start(first.schema))
-        self._crew.expect(states.size, first.message.nbytes)
+        self._crew.expect(first.state_bytes, first.message.nbytes)
         self._first = First(first.schema, ray.put(first.message), first.whole)
         self._changes = work.shards == 1 and may_change(work.method, first.schema)
         self._newest: Handle = self._first.handle
@@ -257,11 +266,18 @@ class RayRuntime:
         if addresses:
             self._servers.discard(addresses)
 
-    def evaluate(self, version: Handle, encoder: Handle | None = None) -> Pending[Evaluation]:
+    def evaluate(
+        self, version: Handle, encoder: Handle | None = None, states: States = ()
+    ) -> Pending[Evaluation]:
         """Test a version; asks again if the evaluator dies."""
+
+        def ask() -> Any:
+            exam, buffers = exam_of(version, encoder, states)
+            return self._evaluator.evaluate.remote(packed(exam), *buffers)
+
         return PendingCall(
             self,
-            lambda: self._evaluator.evaluate.remote(encoder, *pieces(version)),
+            ask,
             self.limits.evaluate_s,
             "an evaluation",
             tries=self.limits.attempts,

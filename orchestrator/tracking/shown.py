@@ -18,8 +18,8 @@ from orchestrator.tracking.served import signature
 from policies.method import Method
 
 FINAL: Final = (
-    "final_accuracy", "worst_decile_accuracy", "accuracy_spread", "participation",
-    "cycle_seconds", "most_load", "uplink_bytes_per_client_day",
+    "final_accuracy", "mean_client_accuracy", "worst_decile_accuracy", "accuracy_spread",
+    "participation", "cycle_seconds", "most_load", "uplink_bytes_per_client_day",
     "downlink_bytes_per_client_day", "energy_joules_per_client_day", "wasted_share",
     "rejected_share", "versions", "dispatched_updates", "wall_seconds", "startup_seconds",
     "updates_per_second", "peak_pss_bytes",

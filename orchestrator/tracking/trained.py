@@ -1,7 +1,8 @@
 """Which models does a run leave, and how is one taken up again?
 
 The final and the best version, as parameters and buffers under their torch names, and what builds
-the module that they belong to: `model/` in a run's folder. Nothing in it is pickled.
+the module that they belong to: `model/` in a run's folder. Nothing in it is pickled. Where tails
+are personal, both have the one that a run begins with, and a file of its own has those of clients.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
 from safetensors.numpy import load_file, save_file
 
 from actors.learning.data import DataShape
@@ -36,6 +37,9 @@ Which = Literal["final", "best"]
 
 FOLDER: Final = "model"
 CARD: Final = "model.json"
+TAILS: Final = "tails.safetensors"
+CLIENTS: Final = "client"
+"""In it, the clients whose tails are in the rows of the other tensors, shape (n,)."""
 WHICH: Final[tuple[Which, ...]] = get_args(Which)
 
 
@@ -60,6 +64,8 @@ class Card(Settings):
         mean: Of uint8 inputs, where 255 is 1; a model takes ``((x / 255) - mean) / std``.
         std: Likewise.
         versions: What the files hold, by their names.
+        own_tails: How many clients there are, if each has a tail of its own; None if all have
+            the same.
     """
 
     latecomer: str = metadata.version("latecomer")
@@ -71,6 +77,7 @@ class Card(Settings):
     mean: float = 0.0
     std: float = 1.0
     versions: dict[Which, Kept]
+    own_tails: PositiveInt | None = None
 
     def named(self, name: str) -> Which:
         """Return the model of a name.
@@ -98,7 +105,7 @@ class Made(NamedTuple):
     Attributes:
         version: Which it is.
         accuracy: What its test found.
-        vector: Parameters and buffers, shape (P + B,).
+        vector: Parameters and buffers that are exchanged, shape (P + B,).
         encoder: What an encoder of its own has learnt, shape (E,); None if it has none.
     """
 
@@ -114,6 +121,7 @@ def write(
     holdings: Holdings,
     schema: ModelSchema,
     models: Mapping[Which, Made],
+    own: Mapping[int, Vector] | None = None,
 ) -> Path:
     """Write models into a run's folder.
 
@@ -121,8 +129,10 @@ def write(
         out: The run's folder.
         experiment: That they came of.
         holdings: The examples that they were trained on.
-        schema: Their tensors.
+        schema: Their tensors that are exchanged.
         models: By their names.
+        own: Tails of the clients that have trained one, as `Division.own_of` gives them; None if
+            all have the same.
 
     Returns:
         The folder that holds them.
@@ -145,12 +155,15 @@ def write(
             )
             for which, one in models.items()
         },
+        own_tails=None if own is None else len(holdings),
     )
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for which, one in models.items():
         partial = folder / f"{which}.tmp"
         tensors = _tensors(one.vector, schema)
+        if own is not None:
+            tensors |= _tails(experiment.work(), holdings.shape, own, folder / TAILS)
         if one.encoder is not None and one.encoder.size:
             _, body = experiment.work().build_halves(holdings.shape)
             tensors |= _tensors(one.encoder, body.schema)
@@ -188,12 +201,14 @@ def read_card(folder: Path) -> Card:
         raise ExperimentError(f"{file} cannot be read: {error}") from error
 
 
-def take_up(folder: Path, which: str = "final") -> nn.Module:
+def take_up(folder: Path, which: str = "final", client: int | None = None) -> nn.Module:
     """Return a model as a torch module, ready to be used.
 
     Args:
         folder: Holds `model.json` and the model.
         which: `final` or `best`.
+        client: Whose tail it has, where tails are personal: the one that the client had when the
+            run ended. A client that never trained, and nobody, has the one that the run began with.
 
     Returns:
         The module in eval mode: normalised inputs, shape (n, *shape.input), to logits.
@@ -210,7 +225,8 @@ def take_up(folder: Path, which: str = "final") -> nn.Module:
         method=Method.model_validate({"training": card.training}),
     )
     flat = work.build(card.shape)
-    values = _values(file, flat.schema)
+    found = _read(file) | ({} if client is None else _tail_of(folder, card, client))
+    values = _values(found, file, flat.schema)
     flat.load(values[: flat.schema.parameters], values[flat.schema.parameters :])
     return flat.module.eval()
 
@@ -218,22 +234,74 @@ def take_up(folder: Path, which: str = "final") -> nn.Module:
 def _tensors(values: Vector, schema: ModelSchema) -> dict[str, npt.NDArray[np.float32]]:
     """Cut a flat vector into named tensors."""
     ends = np.cumsum([tensor.size for tensor in schema.tensors])[:-1]
-    parts = np.split(values.astype(np.float32, copy=False), ends)
+    parts = np.split(values.astype(np.float32, copy=False), ends) if schema.tensors else []
     return {
         tensor.name: np.ascontiguousarray(part.reshape(tensor.shape))
         for tensor, part in zip(schema.tensors, parts, strict=True)
     }
 
 
-def _values(file: Path, schema: ModelSchema) -> Vector:
-    """Read the flat vector of a model.
+def _tails(
+    work: Work, shape: DataShape, own: Mapping[int, Vector], file: Path
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Write the tails of clients; return the one that a run begins with."""
+    model = work.build(shape)
+    division = work.division(model.schema)
+    rows = [_tensors(tail, division.own) for tail in own.values()]
+    stacked: dict[str, npt.NDArray[Any]] = {
+        tensor.name: np.array([row[tensor.name] for row in rows], dtype=np.float32).reshape(
+            len(rows), *tensor.shape
+        )
+        for tensor in division.own.tensors
+    }
+    partial = file.with_suffix(".tmp")
+    save_file(stacked | {CLIENTS: np.array(list(own), dtype=np.int64)}, partial)
+    partial.replace(file)
+    first = division.own_of(model.params.numpy(), model.buffers.numpy())
+    return _tensors(first, division.own)
+
+
+def _tail_of(folder: Path, card: Card, client: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Read a client's tail; nothing if it has never trained one.
 
     Raises:
-        ExperimentError: If the file holds other tensors than the model has.
+        ExperimentError: If tails are not clients' own, or there is no such client.
+    """
+    if card.own_tails is None:
+        raise ExperimentError(
+            f"client {client} has no tail of its own: all clients of this run have the same model. "
+            "Leave client out."
+        )
+    if not 0 <= client < card.own_tails:
+        raise ExperimentError(f"client must lie in [0, {card.own_tails - 1}], got {client}.")
+    found = _read(folder / TAILS)
+    (rows,) = np.nonzero(found.pop(CLIENTS) == client)
+    return {name: tensor[row] for row in rows for name, tensor in found.items()}
+
+
+def _read(file: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read the tensors of a file.
+
+    Raises:
+        ExperimentError: If it is gone.
     """
     if not file.exists():
         raise ExperimentError(f"{file} is gone. Copy it back, or run the experiment again.")
-    found = load_file(file)
+    found: dict[str, npt.NDArray[Any]] = load_file(file)
+    return found
+
+
+def _values(found: Mapping[str, npt.NDArray[Any]], file: Path, schema: ModelSchema) -> Vector:
+    """Return the flat vector of a model.
+
+    Args:
+        found: Its tensors.
+        file: They were read from.
+        schema: The model's.
+
+    Raises:
+        ExperimentError: If there are other tensors than the model has.
+    """
     for tensor in schema.tensors:
         shape = found[tensor.name].shape if tensor.name in found else None
         if shape != tensor.shape:

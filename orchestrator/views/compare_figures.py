@@ -230,6 +230,7 @@ LEARNED: Final = (
     _number("best", "best_accuracy", "best", ACCURACY, "high"),
 )
 PEOPLE: Final = (
+    _number("mean", "mean_client_accuracy", "mean of clients", ACCURACY, "high"),
     _number("worst", "worst_decile_accuracy", "worst tenth", ACCURACY, "high"),
     _number("spread", "accuracy_spread", "spread", ACCURACY),
     _number("participation", "participation", "participation", SHARE, "high"),

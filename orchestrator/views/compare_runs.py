@@ -38,7 +38,8 @@ NUMBERS: Final = (
 )  # fmt: skip
 """What it reads of every summary."""
 OF_PEOPLE: Final = (
-    "accuracy_spread", "accuracy_swing", "participation", "cycle_seconds", "most_load",
+    "mean_client_accuracy", "accuracy_spread", "accuracy_swing", "participation", "cycle_seconds",
+    "most_load",
 )  # fmt: skip
 """What it reads besides; summaries of older runs lack it."""
 _COLUMNS: Final = (

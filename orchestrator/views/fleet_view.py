@@ -120,7 +120,7 @@ def look(
     split = SplitPlan.of(experiment, shape)
     took = work(fleet, kinds, _load(experiment, fleet, shape, known, carried, split))
     if split is not None:
-        parameters = split.ends[min(split.ends)].parameters
+        parameters = split.ends[min(split.ends)].exchanged(split.settings)
     said = [
         *without_clients(empty(fleet)),
         *findings(experiment, kinds, times, took, known),

@@ -123,8 +123,9 @@ def sizes(experiment: Experiment, shape: DataShape) -> Sizes:
     """
     method = experiment.method
     model = experiment.work().build(shape)
-    schema = model.schema
-    values, buffers = model.params.numpy(), model.buffers.numpy()
+    division = experiment.work().division(model.schema)
+    schema = division.shared
+    values, buffers = division.shared_of(model.params.numpy(), model.buffers.numpy())
     mask = Masks.start(schema.parameters).newest if method.pruning.masks() else None
     asked = method.uplink.asks(0.0, method.aggregation.pacing().size, {})
     first = Version(0, 0)

@@ -160,6 +160,7 @@ def _about(settings: Mapping[str, Any]) -> str:
     method = [kind for kind in kinds if kind not in {"", "none"}]
     method += [f"{uplink} uplink"] if uplink else []
     method += [f"split, {of('topology.gradient.kind')}"] * (of("topology.kind") == "split")
+    method += ["personal tails"] * (of("topology.tail") == "personal")
     said = {
         "data": ", ".join(filter(None, (of("data.source"), of("data.partition.kind")))),
         "model": ", ".join(filter(None, (of("model.kind"), of("model.encoder.kind")))),
@@ -196,6 +197,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
         ),
         tile("Accuracy of the last tenth", "tail_accuracy", ACCURACY, "mean of evaluations"),
         tile("Accuracy swing", "accuracy_swing", ACCURACY, "deviation over the last tenth"),
+        tile("Mean of clients", "mean_client_accuracy", ACCURACY, "accuracy for each of them"),
         tile("Worst tenth of clients", "worst_decile_accuracy", ACCURACY, "accuracy"),
         tile("Spread between clients", "accuracy_spread", ACCURACY, "deviation of accuracies"),
         tile("Clients in the model", "participation", SHARE, "with an update in it"),

@@ -121,12 +121,13 @@ class MajorityVote(AggregationPolicy):
         moved = voted[moves]
         # One scale for the whole model; a block as long as the model names it once.
         reach = np.float32(self.reach(version - 1))
-        code = Quantised("level", -result[moves], np.array([reach]), block=model.size)
+        scales = np.full(min(model.size, 1), reach)
+        code = Quantised("level", -result[moves], scales, block=model.size)
         step = Sparse(moved, code.codes.astype(np.float32) * reach, code)
         step.add_to(model, 1.0)
         measures = {
-            "coverage": voted.size / model.size,
-            "ballot_density": float(here.sum(dtype=np.int64)) / len(ballots) / model.size,
+            "coverage": voted.size / max(model.size, 1),
+            "ballot_density": float(here.sum(dtype=np.int64)) / len(ballots) / max(model.size, 1),
             "votes": float(here.sum(dtype=np.int64)) / max(voted.size, 1),
             "ties": (voted.size - moved.size) / max(voted.size, 1),
         }

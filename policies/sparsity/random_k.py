@@ -76,7 +76,7 @@ class RandomK(UplinkPolicy):
         values, positions = pool[drawn], drawn if living is None else living[drawn]
         if self.scaled:
             with np.errstate(over="ignore"):
-                values *= np.float32(pool.size / count)
+                values *= np.float32(pool.size / max(count, 1))
         sent = coded_at(values, positions, self.values, base.schema)
         return sent, left_over(total, sent, state)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from policies.splitting.activations import Activations, DenseActivations, TopKActivations
+from policies.splitting.division import Division
 from policies.splitting.gradients import CentralDifference, Exact, ForwardDifference, Gradient
 from policies.splitting.process import Ends, Exchange, Process
 from policies.splitting.topology import Split, Whole
@@ -26,6 +27,7 @@ __all__ = [
     "Activations",
     "CentralDifference",
     "DenseActivations",
+    "Division",
     "Ends",
     "Exact",
     "Exchange",

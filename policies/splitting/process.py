@@ -42,6 +42,7 @@ class Ends(NamedTuple):
         parameters: Numbers that clients train.
         activation_bytes: What one example leaves on the device for the way back; what it is asked
             and answered comes on top.
+        tail_parameters: Of `parameters`, those of the tail.
     """
 
     smashed: tuple[int, ...]
@@ -56,11 +57,16 @@ class Ends(NamedTuple):
     equipment_bytes: int = 0
     parameters: int = 0
     activation_bytes: int = 0
+    tail_parameters: int = 0
 
     @property
     def runs(self) -> str:
         """How much of the encoder runs before the cut, in a word."""
         return "all" if self.whole else str(self.blocks)
+
+    def exchanged(self, split: Split) -> int:
+        """Return how many numbers clients and the parameter server exchange."""
+        return self.parameters - (self.tail_parameters if split.personal else 0)
 
     @property
     def learns(self) -> bool:

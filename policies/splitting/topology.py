@@ -31,6 +31,8 @@ class Split(Settings):
 
     Attributes:
         gradient: How the encoder and clients' heads learn.
+        tail: `shared` is aggregated like the head; `personal` stays with its client and never
+            crosses the network.
         rate: Learning rate of the encoder's trained weights; each pass over what clients have sent
             takes one step along the mean of their gradients. With `rate_final`, that at version 0.
         rate_final: Learning rate from version `rate_versions` on; in between it falls (or grows)
@@ -51,6 +53,7 @@ class Split(Settings):
 
     kind: Literal["split"] = "split"
     gradient: Gradient = Exact()
+    tail: Literal["shared", "personal"] = "shared"
     rate: NonNegativeFloat = 0.01
     rate_final: PositiveFloat | None = None
     rate_versions: PositiveInt = 100
@@ -76,3 +79,8 @@ class Split(Settings):
     def rate_at(self, version: int) -> float:
         """Return the encoder's learning rate for passes that begin at a version."""
         return exponential(self.rate, self.rate_final, self.rate_versions, version)
+
+    @property
+    def personal(self) -> bool:
+        """Whether each client has a tail of its own."""
+        return self.tail == "personal"

@@ -370,7 +370,7 @@ def test_a_group_on_two_bases(data: DataSet) -> None:
 def test_not_finite(data: DataSet) -> None:
     """The drill's payload is well-formed but holds a NaN, and the server says so."""
     settings = work()
-    schema, base, _ = first_version(settings, Dealt(data, SHARDS).shape)
+    schema, base, *_ = first_version(settings, Dealt(data, SHARDS).shape)
     here = Client(settings, Dealt(data, SHARDS))
     payload, _ = here.train(ask(1, fault="not-finite"), base, NONE)
     verdict = Server(settings, schema, base).admit(Delivery(Address(1, 0), V0, 0, 0), payload)

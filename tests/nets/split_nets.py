@@ -64,6 +64,7 @@ class Parts(ModelPolicy):
             equipment_bytes=4 * (equipment + (0 if trained else head)),
             parameters=tail + trained * head,
             activation_bytes=4 * sum(pair[0] for pair in pairwise(widths[: 3 + blocks])),
+            tail_parameters=tail,
         )
 
     def build(self, shape: DataShape) -> nn.Module:

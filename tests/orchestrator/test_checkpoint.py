@@ -375,7 +375,7 @@ def test_the_json_has_no_row_a_client(small: Any, build: Any, tmp_path: Path) ->
         state.roster.next_number[client] = 1
         state.roster.strikes[client] = 1
     accuracy = (*np.linspace(0, 1, 10_000).tolist(), math.nan)
-    found = Evaluation(0.5, 1.0, (0.5, math.nan), (3, 0), accuracy)
+    found = Evaluation(0.5, 1.0, (0.5, math.nan), (3, 0), accuracy, accuracy[::-1])
     state.last_evaluation = (state.head, found)
     after = checkpoint.save(engine, tmp_path)
     sizes = [(folder / "state.json").stat().st_size for folder in (before, after)]
@@ -388,6 +388,7 @@ def test_the_json_has_no_row_a_client(small: Any, build: Any, tmp_path: Path) ->
     assert again.state.roster.dump() == state.roster.dump()
     assert again.state.held == state.held
     np.testing.assert_equal(again.state.last_evaluation[1].by_owner, accuracy)
+    np.testing.assert_equal(again.state.last_evaluation[1].by_client, accuracy[::-1])
 
 
 def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> None:
@@ -397,7 +398,7 @@ def test_another_format_is_refused(small: Any, build: Any, tmp_path: Path) -> No
     target = checkpoint.save(engine, tmp_path)
     state = json.loads((target / "state.json").read_text(encoding="utf-8"))
     (target / "state.json").write_text(json.dumps(state | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ExperimentError, match=r"format 99.*reads 8"):
+    with pytest.raises(ExperimentError, match=r"format 99.*reads 9"):
         checkpoint.load(tmp_path)
 
 

@@ -210,7 +210,7 @@ def test_the_figures_by_hand(tmp_path: Path) -> None:
     assert run.staleness.tolist() == [0, 1]
     text = shown(compared(tmp_path / "a", target=0.5))
     assert "one 1 0.9000 0.9000 0.9000 " in text
-    assert "one 0.4500 - - - - - -" in text
+    assert "one - 0.4500 - - - - - -" in text
     assert "one 2 MB 0 B 0 J 0 s" in text
     assert "Until an accuracy of 0.5" in text
     assert "one 10 s 1.10 kB 2 J" in text
@@ -251,6 +251,7 @@ def test_what_comes_first(tmp_path: Path) -> None:
 
 
 PEOPLE: dict[str, Any] = {
+    "mean_client_accuracy": 0.375,
     "worst_decile_accuracy": 0.25,
     "accuracy_spread": 0.0625,
     "participation": 0.67,
@@ -264,11 +265,11 @@ PEOPLE: dict[str, Any] = {
 def test_people_by_hand(tmp_path: Path) -> None:
     """How clients fared and what was asked, over seeds: means, intervals, and KPIs counted."""
     leave(tmp_path / "a", **PEOPLE)
-    assert "one 0.2500 0.0625 67 % 90 s 0.0125 0.0312 1 of 3" in shown(compared(tmp_path))
+    assert "one 0.3750 0.2500 0.0625 67 % 90 s 0.0125 0.0312 1 of 3" in shown(compared(tmp_path))
     met = {name: {"met": True} for name in PEOPLE["kpis"]}
     leave(tmp_path / "b", seed=1, **PEOPLE | {"kpis": met, "participation": 0.65})
     text = shown(compared(tmp_path))
-    assert "one 0.2500 0.0625 66 ± 13 % 90 s 0.0125 0.0312 4 of 6" in text
+    assert "one 0.3750 0.2500 0.0625 66 ± 13 % 90 s 0.0125 0.0312 4 of 6" in text
     assert "one missed uplink_bytes (1 of 2)." in text
 
 
@@ -276,13 +277,13 @@ def test_runs_are_sorted_by_how_people_fared(tmp_path: Path) -> None:
     """Even, steady, quick and light come first, and those that keep more of what was asked."""
     others = {
         "accuracy_spread": 0.01, "participation": 0.9, "cycle_seconds": 10, "most_load": 0.001,
-        "accuracy_swing": 0.01, "worst_decile_accuracy": 0.5,
+        "accuracy_swing": 0.01, "worst_decile_accuracy": 0.5, "mean_client_accuracy": 0.75,
         "kpis": {"accuracy": {"met": True}},
     }  # fmt: skip
     leave(tmp_path / "a", name="a", **PEOPLE)
     leave(tmp_path / "b", name="b", **others)
     leave(tmp_path / "c", name="c", worst_decile_accuracy=None)
-    for key in ("worst", "spread", "participation", "cycle", "load", "swing", "kpis"):
+    for key in ("mean", "worst", "spread", "participation", "cycle", "load", "swing", "kpis"):
         found = compared(tmp_path, sort=key)
         assert [one.label for one in found.groups] == ["b", "a", "c"], key
 

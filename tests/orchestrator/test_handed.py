@@ -38,7 +38,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(found))
         return found
 
-    monkeypatch.setattr("orchestrator.in_process.pieces", counted)
+    monkeypatch.setattr("orchestrator.handed.pieces", counted)
     return seen
 
 

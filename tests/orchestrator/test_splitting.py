@@ -97,6 +97,8 @@ VARIETY = {
         ),
         "fleet.mix=[{profile: slow}, {profile: flagship-phone}]",
     ),
+    "personal tails": (topology(tail="personal"), "evaluate.every_versions=1"),
+    "nothing but tails at clients": (HEADLESS, topology(tail="personal")),
     "small batches": (
         HEADLESS,
         "method.workload={kind: timed, seconds: 0.005, least: 2, least_batch: 2}",
@@ -128,6 +130,16 @@ REFUSED = (
         ("data={source: movielens, partition: {kind: natural}}", "evaluate.kind=federated"),
         "federated tests the whole model",
     ),
+    ((FROZEN, topology(tail="personal")), "tail: personal leaves nothing to learn together"),
+    (
+        (HEADLESS, topology(tail="personal"), "server.shards=2"),
+        "shards must be 1, got 2: with topology.tail personal and a frozen head",
+    ),
+    (
+        (HEADLESS, topology(tail="personal"), "faults=[{fault: huge, client: 1}]"),
+        "huge spoils the numbers of an update",
+    ),
+    (("topology={kind: whole, tail: personal}",), "tail"),
     ((topology(step=2),), "step"),
     (
         (

@@ -43,6 +43,7 @@ from policies.update import (
     TensorSpec,
     Update,
 )
+from policies.wire import Header, encode
 
 ADAPTER: TypeAdapter[AggregationPolicy] = TypeAdapter(Aggregation)
 MEMBERS = get_args(get_args(Aggregation)[0])
@@ -132,6 +133,18 @@ def test_contract_of_settings(policy: AggregationPolicy) -> None:
     assert policy.pacing().size >= 1
     assert policy.flops(1000) >= 1000
     assert ADAPTER.validate_json(ADAPTER.dump_json(policy)) == policy
+
+
+@pytest.mark.parametrize(("policy", "kind"), EVERY_KIND, ids=repr)
+def test_a_model_without_parameters(policy: AggregationPolicy, kind: PayloadKind) -> None:
+    """Where clients share none, versions are made all the same, and figures are numbers."""
+    nothing = ModelSchema(())
+    batch = [contribution([], client=client, kind=kind, base=vector()) for client in range(3)]
+    applied = policy.apply(vector(), policy.start(nothing), batch, 1)
+    assert np.isfinite(list(applied.measures.values())).all()
+    if applied.step is not None:
+        header = Header("delta", Address(0, 0), Version(0, 0), 1, 0.0)
+        assert encode(header, applied.step, vector(), nothing).size
 
 
 @pytest.mark.parametrize(("policy", "kind"), EVERY_KIND, ids=repr)

@@ -240,6 +240,17 @@ def test_least_bits(policy: UplinkPolicy, drawn: tuple[Vector, Base]) -> None:
     assert 0 <= policy.least_bits(start.schema) <= content.nonzeros * BITS.get(coding, 0)
 
 
+@pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
+def test_nothing_to_send(policy: UplinkPolicy) -> None:
+    """Where clients share no parameter an update is a message all the same."""
+    start = Base(np.empty(0, dtype=np.float32), ModelSchema(()))
+    state = policy.start(start.schema)
+    content, after = policy.compress(start.values, start, state, rng())
+    StateLayout(state).pack(after)
+    assert received(policy, content, start).content.nonzeros == 0
+    assert policy.least_bits(start.schema) == 0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [1, 17, 39, slice(None)])
 @pytest.mark.parametrize("policy", EVERY_SAMPLE, ids=repr)
