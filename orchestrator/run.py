@@ -132,7 +132,9 @@ class _Run:
                     ending = stack.enter_context(ExitStack())
                     ending.callback(runtime.close)
                     try:
-                        told = told or self._told(holdings, runtime)
+                        if told is None:
+                            told = self._told(holdings, runtime)
+                            self._tracker.data(shown.data(experiment, told.shape))
                         engine = self._made(told, fleet, runtime, host.control, saved)
                         saved = None  # its arrays are in the store by now
                         engine.run()

@@ -16,6 +16,8 @@ from policies.types import ExperimentError, RunError
 T = TypeVar("T")
 SLICE_S: Final = 0.2
 """Longest wait before the driver looks whether somebody wants the run to end."""
+RETURN_S: Final = 0.5
+"""An actor that is lost again within this time was not back yet: torch alone takes longer."""
 LOST_ACTOR: Final = (
     ray_errors.RayActorError,
     ray_errors.WorkerCrashedError,
@@ -68,11 +70,12 @@ class PendingCall(Generic[T]):
         self._deadline_s = deadline_s
         self._read = read
         self._value: tuple[T] | None = None
+        self._end = time.monotonic() + deadline_s
         self._ask()
 
     def _ask(self) -> None:
+        self._asked = time.monotonic()
         self._reference = self._call()
-        self._end = time.monotonic() + self._deadline_s
 
     def done(self) -> bool:
         """Say whether the result is here.
@@ -107,21 +110,18 @@ class PendingCall(Generic[T]):
             self._value = (self._read(ray.get(self._reference)),)
         except LOST_BUFFER as error:
             raise Setback(f"lost {self._what}: {first_line(error)}") from error
-        except ray_errors.ActorUnavailableError as error:
-            if not self._again:
-                raise Setback(f"lost {self._what}: {first_line(error)}") from error
-            time.sleep(SLICE_S)  # it is out of reach, or gone without Ray knowing it yet
-            self._reference = self._call()
-            return self._in_time()
         except LOST_ACTOR as error:
-            self._tries -= 1
             if in_constructor(error):
                 raise RunError(f"lost {self._what}: {first_line(error)}") from error
-            if self._tries <= 0:
+            unheard = isinstance(error, ray_errors.ActorUnavailableError)
+            if not unheard and time.monotonic() - self._asked > RETURN_S:
+                self._tries -= 1  # else it had not come back from its last end
+                self._end = time.monotonic() + self._deadline_s
+            if self._tries <= 0 or not self._again:
                 raise Setback(f"lost {self._what}: {first_line(error)}") from error
-            time.sleep(SLICE_S)  # the actor is being restarted
+            time.sleep(SLICE_S)
             self._ask()
-            return False
+            return self._in_time()
         except ray_errors.RayTaskError as error:
             if isinstance(error.cause, ExperimentError):  # as it would be said without Ray
                 raise ExperimentError(str(error.cause)) from error

@@ -113,7 +113,6 @@ def test_split_models(
         "method.uplink.kind=dense",
         "method.training={kind: sgd, lr: 0.1, steps: 3}",
         "stop.versions=5",
-        "limits.attempts=9",  # on a busy machine an actor takes its time to come back
     )
     real, killed = RayRuntime.compute, []
 
