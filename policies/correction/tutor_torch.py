@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from policies.correction.base import CHECKED, Lesson, Newest, Quality, Taught, Where
-from policies.training.chain_torch import Chain, aligned
+from policies.training.chain_torch import Chain, aligned, rows_like
 from policies.training.flat_torch import FlatModel
 
 _HALVINGS: Final = 2
@@ -214,7 +214,7 @@ class _Together:
 
     def changes(self, wish: Tensor) -> Tensor:
         if self._grads is None:
-            self._grads = torch.zeros_like(self.params)
+            self._grads = rows_like(self.params)
         into = self._chain.views(self._grads)
         self._chain.push(self._views, self._inputs, wish, into)
         return self._grads

@@ -136,13 +136,23 @@ class Chain:
         x = torch.rand(count, length, self._layers[0].inside, generator=generator)
         y = torch.randint(0, self._layers[-1].outside, (count, length), generator=generator)
         scale = torch.full((count,), -0.1)
-        alone = params.clone()
-        losses = self.step(self.views(params), x, y, scale)
-        each = [
-            self.step(self.views(alone[i : i + 1]), x[i : i + 1], y[i : i + 1], scale[i : i + 1])
-            for i in range(count)
-        ]
-        return torch.equal(params, alone) and torch.equal(losses, torch.cat(each))
+        return all(
+            self._agrees(params.clone(), x, y, scale, apart=apart) for apart in (True, False)
+        )
+
+    def _agrees(self, params: Tensor, x: Tensor, y: Tensor, scale: Tensor, *, apart: bool) -> bool:
+        """Try a step, with gradients kept apart or added to the weights at once."""
+        grads, alone = rows_like(params), params.clone()
+        each_grads = rows_like(params)
+
+        def step(weights: Tensor, into: Tensor, i: slice) -> Tensor:
+            views = self.views(into[i]) if apart else None
+            return self.step(self.views(weights[i]), x[i], y[i], scale[i], views)
+
+        losses = step(params, grads, slice(None))
+        each = torch.cat([step(alone, each_grads, slice(i, i + 1)) for i in range(len(x))])
+        same = torch.equal(params, alone) and torch.equal(grads, each_grads)
+        return same and torch.equal(losses, each)
 
     # ------------------------------------------------------------ one step
 
@@ -234,6 +244,11 @@ def aligned(size: int) -> int:
     return -(-size // 16) * 16
 
 
+def rows_like(flat: Tensor) -> Tensor:
+    """Return zeros of the shape (g, P), in rows that begin alike; torch would close the gaps."""
+    return torch.zeros(len(flat), aligned(flat.shape[1]))[:, : flat.shape[1]]
+
+
 class _Block:
     """A cohort's weights, momenta and shuffled examples, a row a member."""
 
@@ -256,11 +271,11 @@ class _Block:
         self._masks = [member.task.mask for member in members]
         self._proximal = proximal
         self._base = params.clone() if proximal else None
-        self._velocity = torch.zeros_like(params) if policy.momentum else None
+        self._velocity = rows_like(params) if policy.momentum else None
         plain = not (policy.weight_decay or proximal or policy.momentum)
         self._grads = None
         if not plain or any(mask is not None for mask in self._masks):
-            self._grads = torch.zeros_like(params)
+            self._grads = rows_like(params)
         inside = members[0].x.shape[1:].numel()
         self._x = torch.empty(count, max(self._sizes), inside)
         self._y = torch.empty(count, max(self._sizes), dtype=torch.int64)
