@@ -43,9 +43,11 @@ from correction_cells import (
     ablation,
     merit,
     of_part,
+    of_proxy,
     of_row,
     of_step,
     plan,
+    proxies,
     rows,
     scenes,
     stepping,
@@ -404,6 +406,29 @@ def parts_table(book: Book, quick: bool) -> Table:
     return Table(f"{HEADLINE}: which part of {ON_CA2FL} does the work", columns, lines)
 
 
+def proxies_table(book: Book, quick: bool) -> Table:
+    """Return what corrections are worth by whose inputs they look at."""
+    base = runs(book, HEADLINE, best(book, quick), quick)
+    lines = []
+    for (method, proxy), settled in proxies(book, quick).items():
+        records = book.done(of_proxy(method, settled, quick))
+        lines.append(
+            [
+                method,
+                proxy,
+                shown([tail(r) for r in records]),
+                shown(differences(records, base), "{:+.2f}"),
+                shown([swing(r) for r in records], "{:.2f}"),
+                shown([worst_decile(r) for r in records]),
+            ]
+        )
+    columns = (
+        "method", "inputs", "tail accuracy, %", "to the best baseline", "swing, points",
+        "worst decile, %",
+    )  # fmt: skip
+    return Table(f"{HEADLINE}: whose inputs corrections look at", columns, lines)
+
+
 def costs(book: Book, scene: str, label: str, quick: bool) -> list[float]:
     """Return the correction's share of the clients' training, in per cent, by seed."""
     return [100 * correction_cpu(record) for record in runs(book, scene, label, quick)]
@@ -533,7 +558,8 @@ def tables(book: Book, quick: bool) -> list[Table]:
     made += [time_table(book, quick), cost_table(book, quick)]
     if quick:
         return made
-    return [*made, steps_table(book, quick), parts_table(book, quick), tuning_table(book)]
+    more = (steps_table, parts_table, proxies_table)
+    return [*made, *(table(book, quick) for table in more), tuning_table(book)]
 
 
 # ------------------------------------------------------------------ pictures

@@ -32,7 +32,9 @@ TESTED: Final = 2
 HOLDOUT: Final = 1_000
 TUNING_SEEDS: Final = (TUNING_SEED, TUNING_SEED + 1)
 SEEDS: Final = (1, 2, 3)
+SCENE_SEEDS: Final = (1, 2, 3, 4, 5)
 HEADLINE_SEEDS: Final = (1, 2, 3, 4, 5, 6)
+RARE_SEEDS: Final = (1, 2, 3, 4, 5, 6, 7, 8)
 QUICK_SEEDS: Final = (1, 2)
 MULTIPLES: Final = (0.5, 2.0, 3.0)
 """Server steps as multiples of the tuned one."""
@@ -115,7 +117,7 @@ class Scene:
     clients: int = CLIENTS
     busy: int = BUSY
     buffer: int = BUFFER
-    seeds: tuple[int, ...] = SEEDS
+    seeds: tuple[int, ...] = SCENE_SEEDS
 
 
 LOGNORMAL: Final = _fleet("mlp", EACH, {100: 1}, spread=0.5)
@@ -148,6 +150,7 @@ SCENES: Final = {
         "20 clients, six times as slow, hold two classes that nobody else has",
         _fleet("mlp", EACH, {600: 20, 100: 80}, spread=0.3, order="listed"),
         _clothes({"kind": KIND, "holders": 20, "rare": list(RARE), "examples": EACH, "alpha": 0.1}),
+        seeds=RARE_SEEDS,
     ),
     "flights": Scene(
         "late flights, 16 carriers, 8 in flight, a buffer of 8",
@@ -160,7 +163,10 @@ SCENES: Final = {
         buffer=8,
     ),
     WITH_CNN: Scene(
-        "the first scene with a CNN", _fleet("cnn", EACH, {100: 1}, spread=0.5), model=CNN
+        "the first scene with a CNN",
+        _fleet("cnn", EACH, {100: 1}, spread=0.5),
+        model=CNN,
+        seeds=SEEDS,
     ),
 }
 
@@ -363,6 +369,7 @@ class Method:
 FEDAVG, FEDBUFF, CA2FL, FEDASYNC = "FedAvg", "FedBuff", "CA2FL", "FedAsync"
 FEDAVG_FAST: Final = "FedAvg, fastest"
 ON_CA2FL, ON_FEDBUFF = "CA2FL + step", "FedBuff + step"
+EACH_CA2FL: Final = "CA2FL + each update"
 _ALL: Final = {
     FEDBUFF: Method(_fedbuff(), "#1f77b4"),
     CA2FL: Method(_ca2fl(), "#2ca02c"),
@@ -376,7 +383,7 @@ _ALL: Final = {
     FEDAVG: Method(_fedavg(), "#444444", "reference"),
     ON_CA2FL: Method(_stepped("ca2fl"), "#d62728", "corrected"),
     ON_FEDBUFF: Method(_stepped("fedbuff"), "#e377c2", "corrected"),
-    "CA2FL + each update": Method(_each("ca2fl"), "#ff9896", "corrected"),
+    EACH_CA2FL: Method(_each("ca2fl"), "#ff9896", "corrected"),
     "FedBuff + each update": Method(_each("fedbuff"), "#c5b0d5", "corrected"),
 }
 METHODS: Final = {n: m for n, m in _ALL.items() if all(works(t.section) for t in m.tries)}
@@ -577,6 +584,26 @@ def ablation(book: Book, quick: bool) -> dict[str, Try]:
     return {part: Try(part, made) for part, made in parts.items()}
 
 
+def proxies(book: Book, quick: bool) -> dict[tuple[str, str], Try]:
+    """Return corrections by method and by whose inputs they look at."""
+    found = {}
+    for method, others in {ON_CA2FL: ("generated",), EACH_CA2FL: ("client", "generated")}.items():
+        settled = tuned(book, method, quick)
+        if settled is None:
+            continue
+        found[(method, "holdout")] = settled
+        for proxy in others:
+            correction = settled.section["correction"] | {"proxy": proxy}
+            made = settled.section | {"correction": correction}
+            found[(method, proxy)] = Try(f"{settled.text}, {proxy}", made)
+    return found
+
+
+def of_proxy(method: str, settled: Try, quick: bool) -> list[Cell]:
+    """Return the runs with a proxy, in the headline scene."""
+    return [cell(HEADLINE, method, settled, seed, quick) for seed in _few(quick)]
+
+
 def of_part(settled: Try, quick: bool) -> list[Cell]:
     """Return the runs of a part of the ablation."""
     return [cell(HEADLINE, f"ablation of {ON_CA2FL}", settled, s, quick) for s in _few(quick)]
@@ -601,5 +628,6 @@ def plan(book: Book, quick: bool) -> list[Race]:
             c for m in stepping(book, quick) for x in MULTIPLES for c in of_step(book, m, x, quick)
         ]
         judged += [c for t in ablation(book, quick).values() for c in of_part(t, quick)]
+        judged += [c for (m, _), t in proxies(book, quick).items() for c in of_proxy(m, t, quick)]
     judged.sort(key=lambda c: (c.name.startswith(WITH_CNN), c.seed))  # that one takes the longest
     return [Race(c, curve=True, close=True) for c in (*tried, *judged)]
