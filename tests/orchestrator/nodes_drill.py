@@ -98,7 +98,15 @@ def main(folder: Path) -> None:
         while any(n["NodeID"] == changed["lost"] and n["Alive"] for n in ray.nodes()):
             runtime.turn()  # its actors work on until the end of the node is noticed
 
+    def grow(runtime: Any) -> None:
+        before = len(runtime._crew.all())
+        nodes.add()
+        while len(runtime._crew.all()) == before:
+            runtime.turn()
+
     found = {"moves": drill("moves", folder, nodes, go_and_come, Said("", str)) | changed}
+    found["grows"] = drill("grows", folder, nodes, grow, Said("", str))
+    nodes.lose()
     waiting = Said("waiting up to", nodes.add)
     found["waits"] = drill("waits", folder, nodes, lambda _: nodes.lose(), waiting)
     found["never"] = drill("never", folder, nodes, lambda _: nodes.lose(), Said("", str))

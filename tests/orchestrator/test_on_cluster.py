@@ -33,6 +33,7 @@ ALONE = (
 )
 DRILLS = {
     "moves": LONG,
+    "grows": LONG,
     "waits": (*ALONE, "limits.nodes_s=60"),
     "never": (*ALONE, "limits.nodes_s=1"),
 }
@@ -125,6 +126,15 @@ def test_a_node_goes_and_another_comes(small: Any, ran: Any, drilled: Any) -> No
     ops = pq.read_table(folder / "runs" / "moves" / "ops.parquet").to_pylist()
     for kind, node in {"node_lost": moved["lost"], "node_added": moved["added"]}.items():
         assert [node[:6] in row["node"] for row in ops if row["kind"] == kind] == [True]
+
+
+def test_a_pool_grows_with_the_cluster(small: Any, ran: Any, drilled: Any) -> None:
+    """Another node brings another actor; who trains where does not matter."""
+    folder, found = drilled
+    assert found["grows"]["digest"] == ran(small(*DRILLS["grows"])).digest
+    ops = pq.read_table(folder / "runs" / "grows" / "ops.parquet").to_pylist()
+    assert [row["kind"] for row in ops].count("node_added") == 1
+    assert found["grows"]["setbacks"] == 0
 
 
 def test_a_fleet_that_fits_no_more_waits_for_a_node(small: Any, ran: Any, drilled: Any) -> None:

@@ -632,7 +632,7 @@ def wait_until(condition: Any, process: subprocess.Popen[str], deadline_s: float
 def test_kill_9_and_resume(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
     """A run killed with -9 at a random point and resumed ends with the uncut run's digest.
 
-    It is resumed with another hash seed, and finds its Ray by `--address auto`.
+    It is resumed with another hash seed and one actor less, and finds its Ray by `--address auto`.
     """
     longer = ("stop.versions=150", "hosting=pooled", "checkpoint.every_s=0.2")
     reference = ran(small(*longer)).digest
@@ -647,8 +647,10 @@ def test_kill_9_and_resume(small: Any, ran: Any, head: Any, tmp_path: Path) -> N
     first.communicate()
     assert first.returncode == -signal.SIGKILL, "it was killed in mid-run"
     assert not (out / "summary.json").exists()
-    again = command("run", "--resume", str(out), "--address", "auto", cwd=tmp_path,
-                    PYTHONHASHSEED="12345", RAY_ADDRESS=head.address)  # fmt: skip
+    again = command(
+        "run", "--resume", str(out), "--address", "auto", "--workers", "1", cwd=tmp_path,
+        PYTHONHASHSEED="12345", RAY_ADDRESS=head.address,
+    )  # fmt: skip
     text, _ = again.communicate(timeout=120)
     assert again.returncode == 0, text
     assert "resumed from version" in text
