@@ -18,9 +18,9 @@ import numpy.typing as npt
 from actors.learning.evaluation_torch import Evaluation, Score, together
 from actors.publisher import Shipment
 from orchestrator.books import Published, Resources, VersionStore
-from orchestrator.experiment import Evaluate
 from orchestrator.fleet import Fleet
 from orchestrator.runtime import Handle, Pending, Place, Runtime, States
+from orchestrator.sections import Evaluate
 from orchestrator.stages import Download
 from orchestrator.timetable import Timetable
 from policies.types import Address, Version, stream

@@ -23,7 +23,6 @@ from ray import exceptions as ray_errors
 from actors.identity import Identity
 from actors.intake import Admission
 from actors.work import GroupReceipt, Order, packed, unpacked
-from orchestrator.experiment import Limits
 from orchestrator.handed import kept_at, order_of
 from orchestrator.on_ray.waiting import (
     LOST_ACTOR,
@@ -34,6 +33,7 @@ from orchestrator.on_ray.waiting import (
     in_constructor,
 )
 from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Setback, Task
+from orchestrator.sections import Limits
 from policies.types import RunError
 
 GROUP_S: Final = 0.1

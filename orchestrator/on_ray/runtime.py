@@ -33,7 +33,6 @@ from actors.stopwatch import Stopwatch, Usage
 from actors.tutor import public_of
 from actors.work import Order, Work, packed, unpacked
 from orchestrator.cells import Cells
-from orchestrator.experiment import Limits
 from orchestrator.fleet import ActorResources
 from orchestrator.handed import Made, Settling, exam_of, pieces
 from orchestrator.hosting import Hosting, reserving, shortage, whole_cpus
@@ -62,6 +61,7 @@ from orchestrator.runtime import (
     States,
     Task,
 )
+from orchestrator.sections import Limits
 from policies.types import Address, Buffer, RunError, Version
 
 ONCE_MORE: Final = {"max_restarts": -1, "max_task_retries": 0}
