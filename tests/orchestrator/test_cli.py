@@ -283,3 +283,30 @@ def test_a_folder_that_hides_a_package_is_named(tmp_path: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"ImportError: latecomer's package policies is hidden by {tmp_path}")
     assert "Rename that folder" in last
+
+
+def test_no_secret_is_kept(small: Any, tmp_path: Path) -> None:
+    """What stands in the environment for others is in no file of a run, nor in MLflow's store."""
+    from orchestrator.document import to_yaml
+
+    file, out = tmp_path / "small.yaml", tmp_path / "out"
+    file.write_text(to_yaml(small("tracking.enabled=true")), encoding="utf-8")
+    token = tmp_path / "token"
+    token.write_text("secret-of-ray", encoding="ascii")
+    secrets = {
+        "MLFLOW_TRACKING_PASSWORD": "secret-of-mlflow",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-aws",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    done = subprocess.run(
+        [*RUN, "run", str(file), "--out", str(out), "--in-process"],
+        cwd=tmp_path, env=clean | secrets, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path != token]
+    assert {"mlflow.db", "summary.json", "events.parquet", "report.html"} <= {p.name for p in kept}
+    for path in kept:
+        assert b"secret-of-" not in path.read_bytes(), path
+    assert "secret-of-" not in done.stdout + done.stderr
