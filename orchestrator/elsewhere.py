@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -81,21 +82,39 @@ class Elsewhere:
         Raises:
             Exception: Whatever the protocol raises; what was kept before is whole all the same.
         """
-        files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-        named = {name: self._hash(path) for name, path in files.items()}
-        sent = 0
         if not self._there:
             self._fs.makedirs(self._at(OBJECTS), exist_ok=True)
-        for name, content in named.items():
-            if content not in self._there:
-                self._fs.put_file(str(files[name]), self._at(f"{OBJECTS}/{content}"))
-                self._there.add(content)
-                sent += files[name].stat().st_size
+        named: dict[str, str] = {}
+        sent = 0
+        for path in _files(folder):
+            name = path.relative_to(folder).as_posix()
+            with suppress(FileNotFoundError):  # MLflow's thread has done with it
+                named[name], size = self._send(path, stays=name.startswith("checkpoint/"))
+                sent += size
         self._write(LIST, json.dumps({"files": named}, indent=1).encode())
         for content in self._there - set(named.values()):
-            self._fs.rm_file(self._at(f"{OBJECTS}/{content}"))
             self._there.discard(content)
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._at(f"{OBJECTS}/{content}"))
         return sent
+
+    def _send(self, path: Path, *, stays: bool) -> tuple[str, int]:
+        """Copy a file if its content is not there; return the content's name, and bytes sent.
+
+        A file that others may write meanwhile is read once, and those bytes are what is sent.
+        """
+        content = self._hash(path) if stays else ""
+        data = b"" if stays else path.read_bytes()
+        content = content or xxhash.xxh3_128(data).hexdigest()
+        if content in self._there:
+            return content, 0
+        target = self._at(f"{OBJECTS}/{content}")
+        if stays:
+            self._fs.put_file(str(path), target)
+        else:
+            self._fs.pipe_file(target, data)
+        self._there.add(content)
+        return content, path.stat().st_size if stays else len(data)
 
     def fetch(self, folder: Path) -> None:
         """Copy the run that is here into a folder of this machine.

@@ -86,9 +86,12 @@ class _Run:
         self._worked_s = 0.0
         self._working_since = 0.0
         self._saved_at = 0.0
+        self._commanded = False  # since the last checkpoint: a setback must not forget it
         self._save_s = 0.0  # what the last checkpoint took
         self._peak_pss = 0
         self._hosting = ("in-process", 1)
+        self._told: Told | None = None
+        self._saved: checkpoint.Saved | None = None  # to begin with
         self._engine: Engine | None = None  # once there is something to be saved
         self._setbacks = Setbacks(self._experiment.limits.attempts)
         self._signals = Signals()
@@ -126,22 +129,11 @@ class _Run:
                 fleet = Fleet.draw(experiment.fleet, experiment.seed)
                 self._tracker.tag("fleet", shown.fleet(fleet))
                 host = self._host(holdings, fleet, stack)
-                told, again = None, False
-                while True:
-                    runtime = host.relaunch() if again else host.launch()
-                    ending = stack.enter_context(ExitStack())
-                    ending.callback(runtime.close)
-                    try:
-                        if told is None:
-                            told = self._told(holdings, runtime)
-                            self._tracker.data(shown.data(experiment, told.shape))
-                        engine = self._made(told, fleet, runtime, host.control, saved)
-                        saved = None  # its arrays are in the store by now
-                        engine.run()
-                        return self._finish(engine, runtime, holdings, told)
-                    except Setback as lost:
-                        saved, again = self._set_back(lost), True
-                    ending.close()
+                self._saved, saved = saved, None
+                found = self._attempt(host, holdings, fleet, stack)
+                while isinstance(found, Setback):
+                    self._set_back(found)
+                    found = self._attempt(host, holdings, fleet, stack)
             except (Interrupted, SystemExit) as asked:
                 # Ray exits by itself on a signal that comes while it starts
                 number = self._signals.number or signal.SIGTERM
@@ -154,6 +146,33 @@ class _Run:
                 raise
             finally:
                 self._ops.flush()
+        return found
+
+    def _attempt(
+        self,
+        host: Host,
+        holdings: Holdings,
+        fleet: Fleet,
+        stack: ExitStack,
+    ) -> Summary | Setback:
+        """Go on from a checkpoint, or the beginning; return why that has failed, if it has.
+
+        What it held in the store is free when it returns.
+        """
+        runtime = host.relaunch() if self._setbacks.count else host.launch()
+        ending = stack.enter_context(ExitStack())
+        ending.callback(runtime.close)
+        try:
+            if self._told is None:
+                self._told = self._tell(holdings, runtime)
+                self._tracker.data(shown.data(self._experiment, self._told.shape))
+            engine = self._made(self._told, fleet, runtime, host.control)
+            engine.run()
+            return self._finish(engine, runtime, holdings, self._told)
+        except Setback as lost:
+            found = Setback(str(lost))  # without what its traceback holds on to
+        ending.close()
+        return found
 
     # ------------------------------------------------------------ beginning
 
@@ -183,7 +202,7 @@ class _Run:
         self._progress.say(f"hosting: {kind}, {actors} client actors ({why})")
         self._tracker.tag("hosting", kind)
 
-    def _told(self, holdings: Holdings, runtime: Runtime) -> Told:
+    def _tell(self, holdings: Holdings, runtime: Runtime) -> Told:
         """Return what is known of the clients' examples; silos are asked."""
         if not holdings.local():
             return Told(holdings)
@@ -204,10 +223,9 @@ class _Run:
         fleet: Fleet,
         runtime: Runtime,
         control: Control | None,
-        saved: checkpoint.Saved | None,
     ) -> Engine:
         """Return the engine, at the beginning or where it was saved, ready to run."""
-        experiment = self._experiment
+        experiment, saved = self._experiment, self._saved
         plan = Plan.of(experiment, told.shape, told.sizes)
         observers: tuple[Observer, ...] = (self._tracker, self._progress)
         engine = Engine(
@@ -227,16 +245,17 @@ class _Run:
             checkpoint.restore(engine, saved)
         else:
             engine.begin()
+        self._saved = None  # its arrays are in the store by now
         runtime.begin()
         self._engine = engine
+        if not self._working_since:
+            self._started(engine, found=saved is not None)
         if self._setbacks.count:
             self._gone_on(engine)
-        else:
-            self._started(engine, found=saved is not None)
         return engine
 
-    def _set_back(self, lost: Setback) -> checkpoint.Saved | None:
-        """Go back to the last checkpoint, which is returned; None if there is none yet.
+    def _set_back(self, lost: Setback) -> None:
+        """Go back to the last checkpoint, or to the beginning if there is none yet.
 
         Raises:
             RunError: If that has been in vain too often.
@@ -246,10 +265,9 @@ class _Run:
         self._note("set_back", number=head, detail=str(lost))
         self._progress.say(f"set back at version {head}: {lost}")
         self._engine = None
-        saved = checkpoint.load(self._folder)
+        saved = self._saved = checkpoint.load(self._folder)
         self._events.truncate(saved.state["events_rows"] if saved else 0)
         self._tracker.rewind(saved.state["points"] if saved else 0)
-        return saved
 
     def _gone_on(self, engine: Engine) -> None:
         """Say that the run is under way again."""
@@ -286,10 +304,11 @@ class _Run:
         if self._progress.due():
             self._progress.tick(engine.status())
         every_s = max(self._experiment.checkpoint.every_s, SAVE_SHARE * self._save_s)
-        if time.monotonic() - self._saved_at > every_s:
+        if self._commanded or time.monotonic() - self._saved_at > every_s:
             if self._saved_at:
                 self._save(engine)
             self._saved_at = time.monotonic()
+            self._commanded = False
 
     def _save(self, engine: Engine) -> None:
         began = time.monotonic()
@@ -353,6 +372,7 @@ class _Run:
         """Note what something took, at the run's wall time."""
         wall = self._earlier_s + time.monotonic() - self._began
         self._ops.append(kind, wall_s=wall, **values)
+        self._commanded |= kind == "control"
 
     # ------------------------------------------------------------ ending
 
@@ -365,8 +385,12 @@ class _Run:
             if engine is not None:
                 self._progress.say("saving; a second signal ends without")
                 self._save(engine)
+        except Setback as lost:
+            self._progress.say(f"the last checkpoint is what is left, for meanwhile: {lost}")
         finally:
             ending.join()
+        if engine is not None:
+            self._keep_elsewhere()  # with what MLflow's thread has left
         start = "while it started again" if self._setbacks.count else "before it began"
         where = f"at version {engine.state.head.number}" if engine else start
         self._progress.say(
@@ -386,10 +410,10 @@ class _Run:
                 f"that of version {last[0].number}"
             )
         final = outcome.keep_models(out, self._experiment, engine, runtime, holdings)
-        events = self._events.merge()
-        self._look_at_memory(runtime)
         if self._request.profile:
             self._note_usage(runtime)
+        events = self._events.merge()  # from here on nothing is asked of actors
+        self._look_at_memory(runtime)
         ops = self._ops.merge()
         clients = outcome.clients(self._experiment, engine, told, events, ops)
         people.write(clients, out)

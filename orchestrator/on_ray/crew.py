@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from math import ceil
 from typing import Any, Final
 
@@ -63,7 +64,9 @@ class Worker:
         name: Of the actor, for people.
         actor: Its handle.
         ready_by: When it must have started, on the monotonic clock.
-        ready: Answers when it has; None once that is known.
+        there: Whether it has, and has not been lost since.
+        ready: Answers when it has; None when it need not be asked, or not yet.
+        ask_at: When a lost one is asked again.
         tasks: Jobs for this worker alone: its client's.
         groups: What it was sent, in order.
         deadline: When the first group must be done.
@@ -76,7 +79,9 @@ class Worker:
     name: str
     actor: Any
     ready_by: float
+    there: bool = False
     ready: Any = None
+    ask_at: float = 0.0
     tasks: list[Task] = field(default_factory=list)
     groups: deque[_Group] = field(default_factory=deque)
     deadline: float = 0.0
@@ -87,8 +92,13 @@ class Worker:
 
     def __post_init__(self) -> None:
         """Ask whether it has started."""
-        self.ready = self.actor.identity.remote()
+        self.ask()
         self.train = self.actor.train.options(num_returns=3)
+
+    def ask(self) -> None:
+        """Ask whether it is there."""
+        self.there = False
+        self.ready = self.actor.identity.remote()
 
 
 class Crew:
@@ -102,6 +112,7 @@ class Crew:
         limits: Deadlines and tries.
         note: Takes what work took, as a row of the ops log.
         meet: Is told who an actor is once it has started.
+        start_s: How long an actor may take to start.
         queue_of: Names the queue of a client's jobs; a group is of one queue.
     """
 
@@ -114,6 +125,7 @@ class Crew:
         limits: Limits,
         note: Callable[..., None],
         meet: Callable[[Identity, str], None],
+        start_s: float,
         queue_of: Callable[[int], int] = lambda _: 0,
     ) -> None:
         self._workers = list(workers)
@@ -122,6 +134,7 @@ class Crew:
         self._limits = limits
         self._note = note
         self._meet = meet
+        self._start_s = start_s
         self._queue_of = queue_of
         self._queues: dict[tuple[int, bool], list[Task]] = {}
         self._interrupted: dict[int, list[Task]] = {}
@@ -137,7 +150,7 @@ class Crew:
 
     def is_there(self) -> bool:
         """Say whether a worker has started."""
-        return any(worker.ready is None for worker in self._workers)
+        return any(worker.there for worker in self._workers)
 
     def add(self, job: Job) -> Task:
         """Queue a job; it is sent with the next `send`."""
@@ -162,17 +175,31 @@ class Crew:
 
     def actors(self) -> dict[str, Any]:
         """Return all actors that have started, by name."""
-        return {w.name: w.actor for w in self._workers if w.ready is None}
+        return {w.name: w.actor for w in self._workers if w.there}
 
-    def hosts(self, clients: Sequence[int]) -> Iterable[tuple[Any, list[int]]]:
-        """Return (actor, places) of clients; pooled actors share them evenly."""
-        there = [worker for worker in self._workers if worker.ready is None]
+    def hosts(self, clients: Sequence[int]) -> Iterable[tuple[Callable[[], Any], list[int]]]:
+        """Return (actor, places) of clients; pooled actors share them evenly.
+
+        The actor is chosen when it is called for: another one each time in a pool, since one may be
+        gone and not be missed yet.
+        """
+        there = [worker for worker in self._workers if worker.there]
         workers = self._workers if self._dedicated else there or self._workers
         parts: dict[int, list[int]] = {}
         for place, client in enumerate(clients):
             host = client if self._dedicated else place % len(workers)
             parts.setdefault(host, []).append(place)
-        return [(workers[host].actor, places) for host, places in parts.items()]
+        return [(self._choices(workers, host), places) for host, places in parts.items()]
+
+    def _choices(self, workers: Sequence[Worker], first: int) -> Callable[[], Any]:
+        """Return what names the actor to ask, first the one that is meant."""
+        asked = count(first)
+
+        def choose() -> Any:
+            at = first if self._dedicated else next(asked) % len(workers)
+            return workers[at].actor
+
+        return choose
 
     # ------------------------------------------------------------ sending
 
@@ -180,12 +207,12 @@ class Crew:
         """Give every worker a group to train, and one to go on with if that is a full one."""
         for depth in (0, 1):
             for worker in self._workers:
-                while worker.ready is None and len(worker.groups) <= depth:
+                while worker.there and len(worker.groups) <= depth:
                     alone = worker.tasks or self._interrupted_for(worker)
                     if not alone:
                         break
                     self._send(worker, [heapq.heappop(alone)])
-            free = [w for w in self._workers if w.ready is None and len(w.groups) == depth]
+            free = [w for w in self._workers if w.there and len(w.groups) == depth]
             for place, worker in enumerate(free):
                 queues = self._queues_for(worker)
                 if not queues:
@@ -295,16 +322,14 @@ class Crew:
         try:
             identity: Identity = ray.get(worker.ready)
         except LOST_ACTOR as error:
-            late = time.monotonic() > worker.ready_by and not worker.proven
-            if late or in_constructor(error):
+            if in_constructor(error):
                 raise RunError(f"{worker.name} cannot start: {first_line(error)}") from error
-            time.sleep(SLICE_S)  # it is being restarted
-            worker.ready = worker.actor.identity.remote()
+            worker.ready, worker.ask_at = None, time.monotonic() + SLICE_S  # it is restarted
             return
         except ray_errors.RayTaskError as error:
             raise RunError(f"{worker.name} cannot start: {cause(error)}") from error
         self._meet(identity, worker.name)
-        worker.ready, worker.proven = None, True
+        worker.there, worker.ready, worker.proven = True, None, True
         self._note("actor_started", actor=worker.name, node=identity.host)
 
     def overdue(self) -> None:
@@ -316,8 +341,10 @@ class Crew:
         """
         now = time.monotonic()
         for worker in self._workers:
-            if worker.ready is not None and now > worker.ready_by:
-                if worker.proven:
+            if not worker.there and worker.ready is None and now > worker.ask_at:
+                worker.ask()
+            if not worker.there and now > worker.ready_by:
+                if worker.proven or self._others(worker):
                     self._missed(worker)
                     continue
                 waited = self._limits.start_s
@@ -326,7 +353,7 @@ class Crew:
                     "the fleet is expected to take. Is the cluster full? `ray status` tells. "
                     "Raise limits.start_s or lower fleet.clients."
                 )
-            if worker.groups and worker.ready is None and now > worker.deadline:
+            if worker.groups and worker.there and now > worker.deadline:
                 if self._is_trained(worker, now):
                     continue
                 first = worker.groups[0].tasks[0].job.assignment.address
@@ -342,11 +369,17 @@ class Crew:
                 ray.kill(worker.actor, no_restart=False)
 
     def _missed(self, worker: Worker) -> None:
-        """An actor has not come back: others of a pool go on without it."""
-        if self._dedicated or not self.is_there():
+        """An actor has not come back: others that take the same work go on without it."""
+        if not self._others(worker):
             raise Setback(f"{worker.name} found no room within limits.start_s")
         worker.ready_by = float("inf")
         self._note("missed", actor=worker.name, detail="no room; the other actors go on")
+
+    def _others(self, worker: Worker) -> bool:
+        """Say whether another actor is there for the same clients."""
+        if self._dedicated:
+            return False
+        return any(other.there and other.cell == worker.cell for other in self._workers)
 
     def _is_trained(self, worker: Worker, now: float) -> bool:
         """Say whether a late worker has done its part, and the server is what is waited for."""
@@ -382,8 +415,8 @@ class Crew:
         self._note("actor_lost", actor=worker.name, detail=f"{why}: {first_line(error)}")
         groups, worker.groups = list(worker.groups), deque()
         worker.overran = False
-        worker.ready = worker.actor.identity.remote()
-        worker.ready_by = time.monotonic() + self._limits.start_s
+        worker.ask()
+        worker.ready_by = time.monotonic() + self._start_s
         _charge(groups)
         for task in (task for group in groups for task in group.tasks):
             address = task.job.assignment.address

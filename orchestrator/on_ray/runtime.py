@@ -72,11 +72,12 @@ class FromStore:
     """Fetches the holdings inside an actor, also inside a restarted one.
 
     The reference travels as bytes, so that Ray does not take it for an argument that could be
-    gone when an actor restarts: the driver keeps it for the whole run.
+    gone when an actor restarts. Ray keeps what such bytes name as long as the driver lives, so
+    there is one of these a run.
     """
 
-    def __init__(self, reference: Any) -> None:
-        self._reference = ray.cloudpickle.dumps(reference)
+    def __init__(self, holdings: Holdings) -> None:
+        self._reference = ray.cloudpickle.dumps(ray.put(holdings))
 
     def __call__(self) -> Holdings:
         """Return them, their arrays as views of the node's one copy."""
@@ -107,7 +108,8 @@ class RayRuntime:
 
     Args:
         work: What actors are told.
-        holdings: The clients' examples; one copy a node.
+        holdings: The clients' examples.
+        stored: The same for actors; one copy a node.
         placement: How clients are hosted.
         limits: Deadlines and tries.
         note: Takes what its work took, as a row of the ops log.
@@ -120,6 +122,7 @@ class RayRuntime:
         self,
         work: Work,
         holdings: Holdings,
+        stored: FromStore,
         *,
         placement: Placement,
         limits: Limits,
@@ -137,8 +140,7 @@ class RayRuntime:
         self._processes: dict[str, Identity] = {}
         self._cpu_before_s: dict[int, float] = {}
         settings = work.model_dump(mode="json")
-        self._holdings = ray.put(holdings)
-        arguments = self._arguments = (settings, list(paths), FromStore(self._holdings))
+        arguments = self._arguments = (settings, list(paths), stored)
         dedicated = hosting.kind == "dedicated"
         evaluator = ray.remote(EvaluatorActor).options(num_cpus=0, **ONCE_MORE)
         self._evaluator = evaluator.remote(*arguments)
@@ -157,6 +159,7 @@ class RayRuntime:
             limits=limits,
             note=note,
             meet=self._meet,
+            start_s=limits.start_s + hosting.start_s,
             queue_of=(lambda _: 0) if cells is None else cells.cell_of,
         )
         first = first_version(work, holdings.shape)
@@ -312,7 +315,8 @@ class RayRuntime:
         """Ask the actors of some clients; pooled ones share them evenly."""
         calls = []
         for actor, places in self._crew.hosts(clients):
-            call = partial(ask, actor, [clients[place] for place in places])
+            part = [clients[place] for place in places]
+            call = partial(_ask_one, ask, actor, part)
             tries = self.limits.attempts
             calls.append((places, PendingCall[Any](self, call, deadline_s, what, tries=tries)))
         return PendingParts(calls)
@@ -362,10 +366,10 @@ class RayRuntime:
             **self._crew.actors(),
         }
         asked = {name: actor.usage.remote() for name, actor in actors.items()}
-        found: dict[str, Usage] = {
-            name: self._get(reference, self.limits.server_s, f"the {name}'s usage")
-            for name, reference in asked.items()
-        }
+        found: dict[str, Usage] = {}
+        for name, reference in asked.items():
+            with suppress(RunError):  # it is gone, and what it did with it
+                found[name] = self._get(reference, self.limits.server_s, f"the {name}'s usage")
         ours = {identity.pid for identity in self._processes.values()}
         of_ray = {
             pid: spent - self._cpu_before_s.get(pid, 0.0)
@@ -400,14 +404,11 @@ class RayRuntime:
         watched = [*self._starting, *self._crew.watched()]
         if wanted is not None:
             watched.append(wanted)
+        ready: list[Any] = []
         if not watched:
-            time.sleep(min(timeout_s, SLICE_S))
-            return False
-        with self._watch("wait"):
-            ready, others = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
-        if ready and others:
-            more, _ = ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)
-            ready += more
+            time.sleep(min(timeout_s, SLICE_S))  # all are lost, and asked again in a moment
+        else:
+            ready = self._wait(watched, timeout_s)
         for reference in self._starting.keys() & set(ready):
             self._started(reference)
         with self._watch("take in answers"):
@@ -421,6 +422,15 @@ class RayRuntime:
         self._look_at_nodes()
         self._crew.overdue()  # after what is finished was taken: a run that was held is not late
         return wanted is not None and wanted in ready
+
+    def _wait(self, watched: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Wait for one of these; return all that are there by then."""
+        with self._watch("wait"):
+            ready, others = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
+        if ready and others:
+            more, _ = ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)
+            ready += more
+        return list(ready)
 
     def _look_at_nodes(self) -> None:
         """Note nodes that have come and gone, and what follows for the clients' actors.
@@ -476,6 +486,13 @@ class RayRuntime:
 
     def _get(self, reference: Any, deadline_s: float, what: str) -> Any:
         return PendingCall[Any](self, lambda: reference, deadline_s, what).result()
+
+
+def _ask_one(
+    ask: Callable[[Any, list[int]], Any], actor: Callable[[], Any], part: list[int]
+) -> Any:
+    """Ask an actor that is chosen now."""
+    return ask(actor(), part)
 
 
 class _PendingTask:

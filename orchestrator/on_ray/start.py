@@ -15,7 +15,7 @@ from orchestrator.hosting import Hosting, Node, choose, whole_cpus
 from orchestrator.on_ray.cluster import connect
 from orchestrator.on_ray.control import MailboxControl
 from orchestrator.on_ray.nodes import NodeWatch
-from orchestrator.on_ray.runtime import Placement, RayRuntime
+from orchestrator.on_ray.runtime import FromStore, Placement, RayRuntime
 from orchestrator.on_ray.waiting import SLICE_S
 from orchestrator.request import Request
 from orchestrator.signals import Signals
@@ -69,6 +69,7 @@ class OnRay:
         self._check()
         self.control = MailboxControl(request.run_id)
         stack.callback(self.control.close)
+        self._stored = FromStore(holdings)
 
     def launch(self) -> RayRuntime:
         """Decide the hosting and start the actors.
@@ -127,6 +128,7 @@ class OnRay:
         return RayRuntime(
             request.experiment.work(),
             self._holdings,
+            self._stored,
             placement=Placement(
                 hosting,
                 [self._fleet.resources_of(client) for client in own],

@@ -70,6 +70,7 @@ class PendingCall(Generic[T]):
         self._deadline_s = deadline_s
         self._read = read
         self._value: tuple[T] | None = None
+        self._lost = ""
         self._end = time.monotonic() + deadline_s
         self._ask()
 
@@ -86,22 +87,25 @@ class PendingCall(Generic[T]):
         """
         if self._value is not None:
             return True
+        if self._reference is None and time.monotonic() > self._asked:
+            self._ask()
+        if self._reference is None:
+            return self._in_time()
         ready, _ = ray.wait([self._reference], timeout=0, fetch_local=False)
         return self._take() if ready else self._in_time()
 
     def result(self) -> T:
         """Wait for it; raises as `done` does."""
-        come = self.done()
-        while not come:
-            here = self._wheel.turn(self._reference)
-            come = self._take() if here else self._in_time()
+        while not self.done():
+            self._wheel.turn(self._reference)
         if self._value is None:
             raise RunError(f"{self._what} has no result")
         return self._value[0]
 
     def _in_time(self) -> bool:
         if time.monotonic() > self._end:
-            raise RunError(f"waited {self._deadline_s:g} s for {self._what}, in vain")
+            what = f"waited {self._deadline_s:g} s for {self._what}, in vain"
+            raise Setback(f"{what}: {self._lost}") if self._lost else RunError(what)
         return False
 
     def _take(self) -> bool:
@@ -111,22 +115,27 @@ class PendingCall(Generic[T]):
         except LOST_BUFFER as error:
             raise Setback(f"lost {self._what}: {first_line(error)}") from error
         except LOST_ACTOR as error:
-            if in_constructor(error):
-                raise RunError(f"lost {self._what}: {first_line(error)}") from error
-            unheard = isinstance(error, ray_errors.ActorUnavailableError)
-            if not unheard and time.monotonic() - self._asked > RETURN_S:
-                self._tries -= 1  # else it had not come back from its last end
-                self._end = time.monotonic() + self._deadline_s
-            if self._tries <= 0 or not self._again:
-                raise Setback(f"lost {self._what}: {first_line(error)}") from error
-            time.sleep(SLICE_S)
-            self._ask()
+            self._note_loss(error)
             return self._in_time()
         except ray_errors.RayTaskError as error:
             if isinstance(error.cause, ExperimentError):  # as it would be said without Ray
                 raise ExperimentError(str(error.cause)) from error
             raise RunError(f"{self._what} failed: {cause(error)}") from error
         return True
+
+    def _note_loss(self, error: ray_errors.RayError) -> None:
+        """The actor is lost: ask again in a moment, if that can help."""
+        if in_constructor(error):
+            raise RunError(f"lost {self._what}: {first_line(error)}") from error
+        made_of = isinstance(error, ray_errors.RayTaskError)  # an argument's maker is gone
+        unheard = isinstance(error, ray_errors.ActorUnavailableError)
+        if not unheard and time.monotonic() - self._asked > RETURN_S:
+            self._tries -= 1  # else it had not come back from its last end
+            self._end = time.monotonic() + self._deadline_s
+        if made_of or self._tries <= 0 or not self._again:
+            raise Setback(f"lost {self._what}: {first_line(error)}") from error
+        self._lost = first_line(error)
+        self._reference, self._asked = None, time.monotonic() + SLICE_S
 
 
 class PendingParts(Generic[T]):

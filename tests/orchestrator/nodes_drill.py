@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,13 @@ class Nodes:
     """The cluster: a head with the driver, and two nodes that can be taken away."""
 
     def __init__(self) -> None:
-        head = {"num_cpus": 1, "include_dashboard": False}
+        own = tempfile.mkdtemp(prefix="ray-")  # jobs of another Ray here look into the usual one
+        head = {
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "temp_dir": own,
+            "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 6},
+        }
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.others = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
 
@@ -101,7 +108,7 @@ def main(folder: Path) -> None:
     def grow(runtime: Any) -> None:
         before = len(runtime._crew.all())
         nodes.add()
-        while len(runtime._crew.all()) == before:
+        while len(runtime._crew.actors()) <= before:
             runtime.turn()
 
     found = {"moves": drill("moves", folder, nodes, go_and_come, Said("", str)) | changed}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,18 @@ def drilled(small: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     for name, settings in DRILLS.items():
         (folder / f"{name}.yaml").write_text(to_yaml(small(*settings)), encoding="utf-8")
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("nodes_drill.py")), str(folder)],
-        cwd=folder, env=clean, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    log = folder / "log"
+    with log.open("w", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("nodes_drill.py")), str(folder)],
+            cwd=folder, env=clean, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(280)
+        finally:  # no node is left behind, whatever has happened
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, log.read_text(encoding="utf-8")[-4000:]
     found: dict[str, Any] = json.loads((folder / "drills.json").read_text(encoding="utf-8"))
     assert all(drill["happened"] for drill in found.values())
     return folder, found
@@ -134,6 +142,7 @@ def test_a_pool_grows_with_the_cluster(small: Any, ran: Any, drilled: Any) -> No
     assert found["grows"]["digest"] == ran(small(*DRILLS["grows"])).digest
     ops = pq.read_table(folder / "runs" / "grows" / "ops.parquet").to_pylist()
     assert [row["kind"] for row in ops].count("node_added") == 1
+    assert "worker-3" in {row["actor"] for row in ops if row["kind"] == "actor_started"}
     assert found["grows"]["setbacks"] == 0
 
 

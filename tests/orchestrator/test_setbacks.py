@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from orchestrator.engine import Interrupted
 from orchestrator.hosting import Node
 from orchestrator.in_process import InProcessRuntime
 from orchestrator.on_ray.nodes import NodeWatch
 from orchestrator.request import Request
-from orchestrator.run import run
+from orchestrator.run import Killed, _Run, run
 from orchestrator.runtime import Setback
 from orchestrator.setbacks import Setbacks
 from policies.types import RunError
@@ -142,3 +143,94 @@ def test_nodes_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] = 20.0
     assert watch.look() is None
     assert looks == [0.0, 10.0, 20.0]
+
+
+def test_a_setback_before_the_run_has_begun(
+    small: Any, ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures of its duration are those of a run all the same."""
+    real, left = InProcessRuntime.begin, [True]
+
+    def begin(self: Any) -> None:
+        if left:
+            left.pop()
+            raise Setback("the parameter server is lost")
+        real(self)
+
+    monkeypatch.setattr(InProcessRuntime, "begin", begin)
+    summary, _ = in_process(small(), tmp_path / "run")
+    assert (summary.setbacks, left) == (1, [])
+    assert summary.digest == ran(small()).digest
+    assert 0 < summary.working_seconds < summary.wall_seconds
+    assert summary.startup_seconds > 0
+
+
+def test_an_actor_that_goes_at_the_end_is_not_missed(
+    small: Any, ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is lost while the results are read sets the run back while its log can be cut."""
+    real, left = InProcessRuntime.usage, [True]
+
+    def usage(self: Any) -> Any:
+        if left:
+            left.pop()
+            raise Setback("a node is lost")
+        return real(self)
+
+    monkeypatch.setattr(InProcessRuntime, "usage", usage)
+    request = Request(small(), tmp_path / "run", in_process=True, profile=True)
+    summary = run(request, Console(file=io.StringIO()))
+    assert (summary.setbacks, left) == (1, [])
+    assert summary.digest == ran(small()).digest
+
+
+def test_an_interrupted_run_whose_server_is_gone(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be saved any more; it says so, and how to go on from the last checkpoint."""
+
+    def between(_: Any, engine: Any) -> None:
+        if engine.state.head.number >= 5:
+            raise Interrupted
+
+    def snapshot(*_: Any) -> None:
+        raise Setback("the server's node is gone")
+
+    monkeypatch.setattr(_Run, "_between_events", between)
+    monkeypatch.setattr(InProcessRuntime, "snapshot", snapshot)
+    text = io.StringIO()
+    with pytest.raises(Killed):
+        run(Request(small(), tmp_path / "run", in_process=True), Console(file=text, width=200))
+    assert (
+        "the last checkpoint is what is left, for meanwhile: the server's node" in text.getvalue()
+    )
+    assert "go on with: latecomer run --resume" in text.getvalue()
+
+
+def test_a_stop_is_not_forgotten(
+    small: Any, losing: Callable[[Lose], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands are saved when they are carried out: a setback right behind one keeps it."""
+    left = [8]
+    losing(lambda version: bool(left) and version == left[-1] and bool(left.pop()))
+
+    class Stopping:
+        """Somebody who stops the run once, at version 7."""
+
+        asked = False
+
+        def poll(self, status: Any) -> list[str]:
+            if not self.asked and status()["version"] >= 7:
+                self.asked = True
+                return ["leave 3", "stop"]
+            return []
+
+        def wait(self) -> None:
+            """Never called: nobody pauses."""
+
+    monkeypatch.setattr("orchestrator.host.InThisProcess.control", Stopping())
+    experiment = small("stop.versions=100", "method.aggregation.size=1", "method.concurrency=6")
+    summary, text = in_process(experiment, tmp_path / "run")
+    assert summary.stopped_by == "control"
+    assert summary.versions < 20
+    assert ("set back" in text) == (not left)
