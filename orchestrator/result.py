@@ -61,6 +61,7 @@ def rows(summary: Summary) -> dict[str, str]:
         **_backhaul(summary),
         "energy of the devices": human(summary.energy_joules, ENERGY),
         "memory of all processes": size(summary.peak_pss_bytes),
+        **({"set back to a checkpoint": f"{summary.setbacks:,} times"} if summary.setbacks else {}),
     }
     kpis = {name: Verdict(**kpi).text(name) for name, kpi in summary.kpis.items()}
     return found | {f"KPI {name}": text for name, text in kpis.items()}

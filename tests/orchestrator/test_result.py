@@ -64,6 +64,12 @@ def test_what_decides_is_in_the_table(small: Any) -> None:
     assert printed(summary(), small, 80)[0].rstrip() == "small: stopped by versions"
 
 
+def test_setbacks_are_told_where_there_were_some() -> None:
+    """A run that never went back does not speak of it."""
+    assert rows(summary(setbacks=2))["set back to a checkpoint"] == "2 times"
+    assert "set back to a checkpoint" not in rows(summary())
+
+
 def test_what_is_not_known_is_a_dash() -> None:
     """A figure that nobody found out is none."""
     found = rows(summary(accuracy_spread=math.nan, cycle_seconds=math.nan, most_load=math.nan))
