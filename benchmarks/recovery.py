@@ -5,8 +5,9 @@
 A small experiment (digits, 6 clients, FedBuff with a buffer of 3, top-k with residuals, virtual
 clock) in pooled actors on three nodes of one CPU on this machine, a checkpoint a second.
 `times`: a client's actor, the parameter server, a node, and the whole run (kill -9, then --resume)
-are killed at a random moment, in turns; told is what passes until the next update is committed, and
-until all that was lost is there again. `kills`: 50 runs are killed with -9 at random points and
+are killed at a random moment, in turns, in runs of 2,000 versions; told is what passes until the
+next update is committed, and until all that was lost is there again (a lost node is not: what it
+hosted moves to the other two). `kills`: 50 runs are killed with -9 at random points and
 resumed. `faults`: 100 runs with random sets of two to four faults each, at random addresses and
 moments (crash, hang, duplicate, parameter server, node). Every digest is held to that of the
 faultless run, and every planned fault must have fired. --quick: one turn, 3 kills, 4 sets.
@@ -27,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from math import isnan
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -39,7 +40,7 @@ from rich.console import Console
 from actors.identity import numerics
 from orchestrator.document import Document, to_yaml
 from orchestrator.experiment import CHECKS, Experiment
-from orchestrator.request import Request
+from orchestrator.request import Request, again
 from orchestrator.run import _Run, run
 
 EXPERIMENT: Final = """
@@ -63,6 +64,8 @@ checkpoint: {every_s: 1}
 limits: {train_s: 4, nodes_s: 120}
 tracking: {enabled: false}
 """
+LONG: Final = "stop.versions=2000"
+"""Long enough for what is killed to come back before the end."""
 AT_ADDRESSES: Final = ("crash", "hang", "duplicate")
 AT_VERSIONS: Final = ("server", "node")
 LOGGED: Final = {"crash": "resent", "hang": "resent", "duplicate": "duplicate"}
@@ -88,24 +91,33 @@ class Nodes:
 
 
 class Drill:
-    """Has things happen at versions, and sees when the run commits again."""
+    """Has things happen at versions, and sees when the run commits again.
+
+    Attributes:
+        fired: What has happened.
+        at: When, on the monotonic clock, which all processes of a machine share.
+        committed_at: When an update was committed after it.
+        began: When the run's process began.
+    """
 
     def __init__(self, acts: dict[int, tuple[str, Callable[[Any], None]]]) -> None:
         self._acts = dict(acts)
         self.fired: list[str] = []
         self.at = 0.0
-        self.committed_again_s = 0.0
+        self.committed_at = 0.0
+        self.began = 0.0
         self._engine: Any = None
         self._committed = 0
 
-    def look(self, engine: Any) -> None:
-        """Look round between two events."""
+    def look(self, began: float, engine: Any) -> None:
+        """Look round between two events of a run that began at a time."""
+        self.began = began
         if engine is not self._engine:
             self._engine, self._committed = engine, engine.state.ledger.committed
         if engine.state.ledger.committed > self._committed:
             self._committed = engine.state.ledger.committed
-            if self.at and not self.committed_again_s:
-                self.committed_again_s = time.monotonic() - self.at
+            if self.at and not self.committed_at:
+                self.committed_at = time.monotonic()
         due = [version for version in self._acts if engine.state.head.number >= version]
         for version in due:
             name, act = self._acts.pop(version)
@@ -137,22 +149,27 @@ def made(*changes: str) -> Experiment:
     return document.validate(Experiment, CHECKS)
 
 
-def go(experiment: Experiment, out: Path, nodes: Nodes | None, drill: Drill | None = None) -> Any:
+def go(wanted: Request, drill: Drill | None = None) -> Any:
     """Run; return the summary and the ops log."""
     real = _Run._between_events  # noqa: SLF001  # the one place between two events
 
     def between(self: Any, engine: Any) -> None:
         real(self, engine)
         if drill is not None:
-            drill.look(engine)
+            drill.look(self._began - self._earlier_s, engine)
 
     _Run._between_events = between  # type: ignore[method-assign]  # noqa: SLF001
     try:
-        where = {"in_process": True} if nodes is None else {"address": nodes.cluster.address}
-        summary = run(Request(experiment, out, **where), Console(file=io.StringIO()))
+        summary = run(wanted, Console(file=io.StringIO()))
     finally:
         _Run._between_events = real  # type: ignore[method-assign]  # noqa: SLF001
-    return summary, pq.read_table(out / "ops.parquet").to_pylist()
+    return summary, pq.read_table(wanted.out / "ops.parquet").to_pylist()
+
+
+def there_again(drill: Drill, ops: list[dict[str, Any]]) -> float:
+    """Return when the last of what was lost was there, on the monotonic clock; 0 if nothing was."""
+    rows = [row["wall_s"] for row in ops if row["kind"] in {"actor_started", "gone_on"}]
+    return max((at for at in (drill.began + s for s in rows) if at > drill.at), default=0.0)
 
 
 # ---------------------------------------------------------------- times
@@ -165,26 +182,31 @@ def times(nodes: Nodes, folder: Path, dice: random.Random, turns: int, digest: s
     for turn in range(turns):
         for name, act in acts.items():
             drill = Drill({dice.randint(60, 120): (name, act)})
-            began = time.monotonic()
-            summary, ops = go(made(), folder / f"{name}-{turn}", nodes, drill)
-            killed = drill.at - began
-            back = [r["wall_s"] for r in ops if r["kind"] in {"actor_started", "gone_on"}]
-            late = [at - killed for at in back if at > killed]  # none: nobody had to come back
-            found[name].append((drill.committed_again_s, max(late, default=0.0)))
+            address = nodes.cluster.address
+            wanted = Request(made(LONG), folder / f"{name}-{turn}", address=address)
+            summary, ops = go(wanted, drill)
+            back = there_again(drill, ops)
             _check(summary.digest == digest and drill.fired == [name], f"{name}, turn {turn}")
+            _check(back > 0, f"{name}, turn {turn}: nothing came back before the end")
+            found[name].append((drill.committed_at - drill.at, back - drill.at))
             nodes.refill()
-        found["whole run"].append(_killed_run(nodes, folder / f"run-{turn}", dice, digest))
+            print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
+        run_ = _killed_run(nodes, folder / f"run-{turn}", dice, digest, LONG)
+        found["whole run"].append(run_)
+        print(f"whole run: {run_}", file=sys.stderr, flush=True)
     return found
 
 
-def _killed_run(nodes: Nodes, out: Path, dice: random.Random, digest: str) -> tuple[float, float]:
+def _killed_run(
+    nodes: Nodes, out: Path, dice: random.Random, digest: str, *changes: str
+) -> tuple[float, float]:
     """Kill a run with -9 at a random point, resume it, and hold its digest to the faultless."""
     file = out.with_suffix(".yaml")
-    file.write_text(to_yaml(made()), encoding="utf-8")
-    command = [sys.executable, "-u", "-m", "orchestrator", "run"]
+    file.write_text(to_yaml(made(*changes)), encoding="utf-8")
     address = ["--address", nodes.cluster.address]
+    command = [sys.executable, "-u", "-m", "orchestrator", "run", str(file), "--out", str(out)]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    first = subprocess.Popen([*command, str(file), "--out", str(out), *address], **quiet)
+    first = subprocess.Popen([*command, *address], **quiet)
     while not (out / "events.parts").exists():
         time.sleep(0.05)
     time.sleep(dice.uniform(0, 12))
@@ -192,19 +214,22 @@ def _killed_run(nodes: Nodes, out: Path, dice: random.Random, digest: str) -> tu
     first.communicate()
     killed = time.monotonic()
     if (out / "summary.json").exists():  # it was faster: no kill at all
-        return _killed_run(nodes, out.with_name(f"{out.name}x"), dice, digest)
-    again = subprocess.Popen([*command, "--resume", str(out), *address], **quiet)
-    under_way = 0.0
-    said = []
-    for line in again.stdout or ():
-        said.append(line)
-        if line.startswith("resumed from"):
-            under_way = time.monotonic() - killed
-    again.wait()
-    _check(again.returncode == 0, f"resume of {out.name}: {''.join(said)[-2000:]}")
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    _check(summary["digest"] == digest, f"digest of {out.name}")
-    return float("nan"), under_way
+        return _killed_run(nodes, out.with_name(f"{out.name}x"), dice, digest, *changes)
+    goes_on = [sys.executable, __file__, "--resume", str(out), *address]
+    ended = subprocess.run(goes_on, check=False, **quiet)
+    _check(ended.returncode == 0, f"resume of {out.name}: {ended.stdout[-2000:]}")
+    found = json.loads(ended.stdout.splitlines()[-1])
+    _check(found["digest"] == digest, f"digest of {out.name}")
+    return found["committed_at"] - killed, found["back"] - killed
+
+
+def resume(out: str, address: str) -> None:
+    """Go on with a run in this process; tell its digest, and when it committed again."""
+    drill = Drill({})
+    drill.at = time.monotonic()
+    summary, ops = go(replace(again(out), address=address), drill)
+    told = {"committed_at": drill.committed_at, "back": there_again(drill, ops)}
+    print(json.dumps({"digest": summary.digest, **told}))
 
 
 def _check(held: bool, what: str) -> None:
@@ -237,9 +262,9 @@ def faults(nodes: Nodes, folder: Path, dice: random.Random, sets: int, digest: s
             if kind in deeds
         }
         drill = Drill(acts)
-        summary, ops = go(
-            made(f"faults={json.dumps(planned)}"), folder / f"set-{number}", nodes, drill
-        )
+        hurt = made(f"faults={json.dumps(planned)}")
+        address = nodes.cluster.address
+        summary, ops = go(Request(hurt, folder / f"set-{number}", address=address), drill)
         _check(summary.digest == digest, f"digest of set {number}: {kinds}")
         seen = {(row["kind"], row["client"], row["number"]) for row in ops}
         for fault in planned:
@@ -264,16 +289,22 @@ def main() -> None:
     parser.add_argument("--only", choices=("times", "kills", "faults"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--resume", help=argparse.SUPPRESS)  # a killed run goes on in a process
+    parser.add_argument("--address", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.resume:
+        resume(asked.resume, asked.address)
+        return
     turns, kills, sets = (1, 3, 4) if asked.quick else (5, 50, 100)
     dice = random.Random(asked.seed)
     found: dict[str, Any] = {}
     nodes = Nodes()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        digest = go(made(), folder / "faultless", None)[0].digest
+        digest = go(Request(made(), folder / "faultless", in_process=True))[0].digest
         if asked.only in {None, "times"}:
-            found["times"] = times(nodes, folder, dice, turns, digest)
+            long = Request(made(LONG), folder / "long", in_process=True)
+            found["times"] = times(nodes, folder, dice, turns, go(long)[0].digest)
         if asked.only in {None, "kills"}:
             for number in range(kills):
                 _killed_run(nodes, folder / f"kill-{number}", dice, digest)
@@ -307,8 +338,6 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _spread(values: list[float]) -> str:
-    if any(map(isnan, values)):  # not looked at
-        return "-"
     return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 

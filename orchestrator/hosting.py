@@ -97,8 +97,9 @@ class Shortage:
         wanted = ", ".join(_amount(name, amount) for name, amount in self.each.items())
         if self.count == 1:
             return f"a {self.what} asks for {wanted}, and finds no room"
-        few = "none of them finds" if self.left == self.count else f"{self.left} of them find no"
-        return f"{self.count} {self.what}s ask for {wanted} each, and {few} room"
+        some = f"{self.left} of them {'finds' if self.left == 1 else 'find'} no room"
+        few = "none of them finds room" if self.left == self.count else some
+        return f"{self.count} {self.what}s ask for {wanted} each, and {few}"
 
     def explain(self, nodes: Sequence[Node], *, poolable: bool) -> str:
         """Say it with what every node has, and the way out."""

@@ -142,8 +142,7 @@ class RayRuntime:
         settings = work.model_dump(mode="json")
         arguments = self._arguments = (settings, list(paths), stored)
         dedicated = hosting.kind == "dedicated"
-        evaluator = ray.remote(EvaluatorActor).options(num_cpus=0, **ONCE_MORE)
-        self._evaluator = evaluator.remote(*arguments)
+        self._evaluator: Any = None
         by = time.monotonic() + limits.start_s + hosting.start_s
         workers = [self._worker(index, by) for index in range(hosting.actors)]
         told = (settings, list(paths), holdings.shape)
@@ -151,7 +150,7 @@ class RayRuntime:
         served = ray.remote(EncoderActor).options(num_cpus=0, num_gpus=gpus, **ONCE_MORE)
         replicas = 0 if work.split is None else work.split.replicas
         self._encoders = [served.remote(*told) for _ in range(replicas)]
-        self._actors = [self._evaluator, *self._encoders]
+        self._actors = [*self._encoders]
         self._crew = Crew(
             workers,
             dedicated=dedicated,
@@ -176,7 +175,6 @@ class RayRuntime:
         self._newest: Handle = self._first.handle
         self._starting = {
             **self._servers.identities(),
-            self._evaluator.identity.remote(): "evaluator",
             **{
                 encoder.identity.remote(): f"encoder {place}"
                 for place, encoder in enumerate(self._encoders)
@@ -211,6 +209,7 @@ class RayRuntime:
         """Wait until a client can train; others, the server and the evaluator may come later."""
         while not self._crew.is_there():
             self.turn()
+        self._examiner()
         self._cpu_before_s = _children_cpu_s()
 
     def submit(self, job: Job) -> Pending[Finished]:
@@ -276,7 +275,7 @@ class RayRuntime:
 
         def ask() -> Any:
             exam, buffers = exam_of(version, encoder, states)
-            return self._evaluator.evaluate.remote(packed(exam), *buffers)
+            return self._examiner().evaluate.remote(packed(exam), *buffers)
 
         return PendingCall(
             self,
@@ -285,6 +284,16 @@ class RayRuntime:
             "an evaluation",
             tries=self.limits.attempts,
         )
+
+    def _examiner(self) -> Any:
+        """Return the evaluator, started now at the latest: training waits for no test."""
+        if self._evaluator is None:
+            shell = ray.remote(EvaluatorActor).options(num_cpus=0, **ONCE_MORE)
+            self._evaluator = shell.remote(*self._arguments)
+            self._actors.append(self._evaluator)
+            self._starting[self._evaluator.identity.remote()] = "evaluator"
+            self._start_by = max(self._start_by, time.monotonic() + self.limits.start_s)
+        return self._evaluator
 
     def evaluate_at(self, version: Handle, clients: Sequence[int]) -> Pending[list[Score]]:
         """Test a version at clients; asks again if an actor dies."""
@@ -360,7 +369,7 @@ class RayRuntime:
         """Ask every actor; of a Ray on this machine that the run has started, its own processes."""
         encoders = {f"encoder {place}": actor for place, actor in enumerate(self._encoders)}
         actors = {
-            "evaluator": self._evaluator,
+            "evaluator": self._examiner(),
             **encoders,
             **self._servers.by_name(),
             **self._crew.actors(),

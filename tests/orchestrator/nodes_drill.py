@@ -3,7 +3,8 @@
     python nodes_drill.py FOLDER
 
 A process can speak to one cluster of this kind, so tests start this one. FOLDER holds an experiment
-for each drill; what came of them is written to FOLDER/drills.json, runs stay in FOLDER/runs.
+for each drill, and those that need nodes with names; what came of them is written to
+FOLDER/drills.json, runs stay in FOLDER/runs.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from orchestrator.experiment import read
-from orchestrator.request import Request
+from orchestrator.request import Request, new
 from orchestrator.run import _Run, run
 from policies.types import RunError
 
 AT_VERSION = 40
+NAMES = ("north", "south")
 
 
 class Nodes:
-    """The cluster: a head with the driver, and two nodes that can be taken away."""
+    """The cluster: a head with the driver, and two nodes with names that can be taken away."""
 
     def __init__(self) -> None:
         own = tempfile.mkdtemp(prefix="ray-")  # jobs of another Ray here look into the usual one
@@ -40,7 +42,11 @@ class Nodes:
             "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 6},
         }
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.others = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+        add = self.cluster.add_node
+        self.others = [add(num_cpus=1, resources={name: 1}) for name in NAMES]
+        self.named = {
+            name: str(node.node_id) for name, node in zip(NAMES, self.others, strict=True)
+        }
 
     def lose(self) -> str:
         """Kill a node; return its id."""
@@ -57,7 +63,7 @@ class Nodes:
 class Said(io.StringIO):
     """What a run prints; calls back, once, when a text is in it."""
 
-    def __init__(self, text: str, act: Callable[[], Any]) -> None:
+    def __init__(self, text: str = "", act: Callable[[], Any] = str) -> None:
         super().__init__()
         self._text, self._act = text, act
 
@@ -98,12 +104,19 @@ def drill(
 def main(folder: Path) -> None:
     """Go through all drills."""
     nodes = Nodes()
+    for name, workers in {"silos": None, "cells": 2}.items():
+        wanted, _ = new(folder / f"{name}.yaml", [], str(folder / "runs" / name))
+        run(replace(wanted, address=nodes.cluster.address, workers=workers), Console(file=Said()))
     changed: dict[str, str] = {}
 
     def go_and_come(runtime: Any) -> None:
         changed.update(lost=nodes.lose(), added=nodes.add())
-        while any(n["NodeID"] == changed["lost"] and n["Alive"] for n in ray.nodes()):
-            runtime.turn()  # its actors work on until the end of the node is noticed
+        watch = runtime._placement.watch
+        while True:  # its actors work on until the end of the node is noticed
+            known = " ".join(watch._known)
+            if changed["lost"][:6] not in known and changed["added"][:6] in known:
+                break
+            runtime.turn()
 
     def grow(runtime: Any) -> None:
         before = len(runtime._crew.all())
@@ -111,13 +124,14 @@ def main(folder: Path) -> None:
         while len(runtime._crew.actors()) <= before:
             runtime.turn()
 
-    found = {"moves": drill("moves", folder, nodes, go_and_come, Said("", str)) | changed}
-    found["grows"] = drill("grows", folder, nodes, grow, Said("", str))
+    found = {"moves": drill("moves", folder, nodes, go_and_come, Said()) | changed}
+    found["grows"] = drill("grows", folder, nodes, grow, Said())
     nodes.lose()
     waiting = Said("waiting up to", nodes.add)
     found["waits"] = drill("waits", folder, nodes, lambda _: nodes.lose(), waiting)
-    found["never"] = drill("never", folder, nodes, lambda _: nodes.lose(), Said("", str))
-    (folder / "drills.json").write_text(json.dumps(found), encoding="utf-8")
+    found["never"] = drill("never", folder, nodes, lambda _: nodes.lose(), Said())
+    told = {"drills": found, "named": nodes.named}
+    (folder / "drills.json").write_text(json.dumps(told), encoding="utf-8")
     nodes.cluster.shutdown()
 
 

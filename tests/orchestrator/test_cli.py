@@ -142,7 +142,7 @@ def test_a_run_folder_is_not_overwritten(file: Path, tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_kpis_as_exit_status(file: Path, tmp_path: Path) -> None:
     """With one of them missed the run ends with 3; all are shown and in the summary."""
-    words = ("run", str(file), "--check-kpis", "--set", "stop.versions=4")
+    words = ("run", str(file), "--check-kpis", "--workers", "1", "--set", "stop.versions=4")
     wanted = 'kpis={accuracy: ">= 5 %", uplink_bytes: "<= 1 kB"}'
     missed = call(*words, "--set", wanted, "--out", "missed", cwd=tmp_path)
     assert missed.returncode == 3, missed.stderr
@@ -176,7 +176,8 @@ def test_ctrl_c_and_resume(small: Any, ran: Any, tmp_path: Path) -> None:
     from orchestrator.document import to_yaml
 
     kpi = 'kpis={accuracy: ">= 5 %"}'
-    changes = ("stop.versions=400", "hosting=dedicated", "tracking.enabled=true", kpi)
+    few = ("hosting=dedicated", "fleet.clients=3", "method.concurrency=3")
+    changes = (*few, "stop.versions=400", "tracking.enabled=true", kpi)
     path = tmp_path / "small.yaml"
     path.write_text(to_yaml(small(*changes)), encoding="utf-8")
     out = tmp_path / "out"

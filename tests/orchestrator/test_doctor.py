@@ -217,7 +217,7 @@ def test_a_fleet_that_fits_and_one_that_does_not(small: Any) -> None:
     assert fit(experiment, nodes, None).text.startswith("hosting: dedicated, 6 client actors")
     tight = fit(experiment, [Node("a", {"CPU": 0.5})], None)
     assert tight.level == "trouble"
-    assert "6 client actors ask for 0.1 CPU each, and 1 of them find no room:\n" in tight.text
+    assert "6 client actors ask for 0.1 CPU each, and 1 of them finds no room:\n" in tight.text
     assert fit(small(), *this_machine()).level == "ok"
 
 

@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets
 ]
 
+FEW = ("hosting=dedicated", "fleet.clients=3", "method.concurrency=3")
+"""A fleet that is quickly started, an actor each."""
 NETS = Path(__file__).resolve().parent.parent / "nets"
 RUN = [sys.executable, "-m", "orchestrator"]
 
@@ -45,9 +47,9 @@ def reference(small: Any, ran: Any) -> str:
     return str(ran(small()).digest)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_pooled(workers: int, small: Any, reference: str, head: Any, tmp_path: Path) -> None:
-    """Actors that host many clients give the in-process digest, however many there are."""
+def test_pooled(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+    """Actors that host many clients give the in-process digest."""
+    workers = 2  # other tests take one
     summary, ops = on_ray(
         small("hosting=pooled"), tmp_path / "run", head.address, workers=workers, profile=True
     )
@@ -62,11 +64,12 @@ def test_pooled(workers: int, small: Any, reference: str, head: Any, tmp_path: P
     assert summary.peak_pss_bytes > 10**8
 
 
-def test_dedicated(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+def test_dedicated(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
     """One actor a client gives the same digest."""
-    summary, ops = on_ray(small("hosting=dedicated"), tmp_path / "run", head.address)
-    assert summary.digest == reference
-    assert (summary.hosting, summary.client_actors) == ("dedicated", 6)
+    experiment = small(*FEW)
+    summary, ops = on_ray(experiment, tmp_path / "run", head.address)
+    assert summary.digest == ran(experiment).digest
+    assert (summary.hosting, summary.client_actors) == ("dedicated", 3)
     trained = {(row["client"], row["actor"]) for row in ops if row["kind"] == "trained"}
     assert all(actor == f"client-{client}" for client, actor in trained)
 
@@ -78,22 +81,24 @@ def test_dedicated_clients_correct_their_own(
     small: Any, ran: Any, head: Any, tmp_path: Path
 ) -> None:
     """One actor a client learns from the version that it is handed with its job, also again."""
-    alone = ran(small(OWN))
+    alone = ran(small(*FEW, OWN))
     fetched = {(row["client"], row["number"]) for row in alone.of("fetched")}
     client, number = min(fetched)
     fault = f"faults=[{{fault: crash, client: {client}, number: {number}}}]"
-    experiment = small("hosting=dedicated", OWN, fault)
+    experiment = small(*FEW, OWN, fault)
     summary, ops = on_ray(experiment, tmp_path / "run", head.address)
     assert summary.digest == alone.digest
     assert {row["client"] for row in ops if row["kind"] == "resent"} == {client}
 
 
 @pytest.mark.parametrize(
-    ("tail", "hosting"), [("shared", "pooled"), ("personal", "pooled"), ("personal", "dedicated")]
+    ("tail", "hosting"),
+    [("shared", ("hosting=pooled",)), ("personal", ("hosting=pooled",)), ("personal", FEW)],
+    ids=["shared, pooled", "personal, pooled", "personal, dedicated"],
 )
 def test_split_models(
     tail: str,
-    hosting: str,
+    hosting: tuple[str, ...],
     small: Any,
     head: Any,
     tmp_path: Path,
@@ -113,6 +118,7 @@ def test_split_models(
         "method.uplink.kind=dense",
         "method.training={kind: sgd, lr: 0.1, steps: 3}",
         "stop.versions=5",
+        *hosting,
     )
     real, killed = RayRuntime.compute, []
 
@@ -126,7 +132,7 @@ def test_split_models(
     monkeypatch.setattr(RayRuntime, "compute", compute)
     crash = "faults=[{fault: crash, client: 2, number: 0}]"
     more = {"paths": (str(NETS),)}
-    experiment = small(*settings, crash, f"hosting={hosting}")
+    experiment = small(*settings, crash)
     summary, ops = on_ray(experiment, tmp_path / "ray", head.address, **more)
     alone, _ = on_ray(small(*settings), tmp_path / "alone", "", in_process=True, **more)
     assert killed == [3, 11]
@@ -154,9 +160,8 @@ def test_split_models_that_run_on_the_devices(small: Any, head: Any, tmp_path: P
     )
     more = {"paths": (str(NETS),)}
     crash = "faults=[{fault: crash, client: 2, number: 0}]"
-    summary, ops = on_ray(
-        small(*settings, crash, "hosting=pooled"), tmp_path / "ray", head.address, **more
-    )
+    experiment = small(*settings, crash, "hosting=pooled")
+    summary, ops = on_ray(experiment, tmp_path / "ray", head.address, workers=1, **more)
     alone, _ = on_ray(small(*settings), tmp_path / "alone", "", in_process=True, **more)
     assert {row["client"] for row in ops if row["kind"] == "resent"} >= {2}
     assert summary.digest == alone.digest
@@ -203,7 +208,8 @@ def test_sparse_methods(
     """Masks, sign memory and what clients are sent are the same on Ray, server ahead or not."""
     alone = ran(small(*method))
     experiment = small("hosting=pooled", *method)
-    summary, _ = on_ray(experiment, tmp_path / "run", head.address, workers=2)
+    cells = 2 if CELLS in method else 1  # each has an actor of its own
+    summary, _ = on_ray(experiment, tmp_path / "run", head.address, workers=cells)
     assert summary.digest == alone.digest
     assert 0 < summary.downlink_entropy_bytes <= summary.downlink_bytes
 
@@ -265,10 +271,10 @@ def test_shards_resume(
                     small(*settings, "server.shards=3"),
                     tmp_path / "run",
                     head.address,
-                    workers=2,
+                    workers=1,
                     resume=resume,
                 )
-    again, _ = on_ray(small(*settings), tmp_path / "run", head.address, workers=2, resume=True)
+    again, _ = on_ray(small(*settings), tmp_path / "run", head.address, workers=1, resume=True)
     assert again.digest == ran(small(*settings)).digest
 
 
@@ -316,67 +322,12 @@ def test_silos(head: Any, small: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     assert summary.hosting == "dedicated"
 
 
-WARDS = """
-from pathlib import Path
-
-import numpy as np
-import ray
-
-
-def examples(name):
-    node = ray.get_runtime_context().get_node_id()
-    (Path(__file__).parent / f"node-of-{name}").write_text(node)
-    y = np.arange(40) % 2
-    x = np.random.default_rng(len(name)).normal(size=(40, 5)).astype("float32")
-    return {"x_train": x[:30], "y_train": y[:30], "x_test": x[30:], "y_test": y[30:]}
-"""
-THREE_NODES = """
-import subprocess
-import sys
-from pathlib import Path
-
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-nodes = {name: cluster.add_node(num_cpus=1, resources={name: 1}) for name in ("north", "south")}
-cluster.wait_for_nodes()
-command = [sys.executable, "-m", "orchestrator", "run", "wards.yaml", "--out", "out"]
-subprocess.run([*command, "--address", cluster.address], check=True)
-for name, node in nodes.items():
-    assert Path(f"node-of-{name}").read_text() == node.node_id, name
-cluster.shutdown()
-"""
-
-
-def test_a_silo_is_read_on_the_node_that_its_resources_name(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of three nodes two have data: each function is called on its own."""
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "wards_on_ray.py").write_text(WARDS, encoding="utf-8")
-    entry = "{profile: workstation, resources: {num_cpus: 0.5, custom: {NAME: 1}}}"
-    mix = ", ".join(entry.replace("NAME", name) for name in ("north", "south"))
-    wards = "data={source: silos, call: 'wards_on_ray:examples', clients: [north, south], "
-    file = write(
-        small, tmp_path, wards + "input: [5], classes: 2}", "fleet.clients=2",
-        f"fleet.mix=[{mix}]", "fleet.order=listed", "method.concurrency=2",
-        "method.aggregation.size=2", "stop.versions=2", "evaluate.kind=federated",
-    )  # fmt: skip
-    file.rename(tmp_path / "wards.yaml")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", THREE_NODES], cwd=tmp_path, env=clean, capture_output=True,
-        text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("hosting", ["pooled", "dedicated"])
-def test_cells(hosting: str, small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hosting", [("hosting=pooled",), FEW], ids=["pooled", "dedicated"])
+def test_cells(hosting: tuple[str, ...], small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
     """Sums of aggregators give the in-process digest, also when a client's actor dies."""
-    settings = small(CELLS, f"hosting={hosting}", "faults=[{fault: crash, client: 1}]")
+    settings = small(CELLS, *hosting, "faults=[{fault: crash, client: 1}]")
     summary, ops = on_ray(settings, tmp_path / "run", head.address, profile=True)
-    reference = ran(small(CELLS))
+    reference = ran(small(CELLS, *hosting))
     assert summary.digest == reference.digest
     ledger = reference.state.ledger
     assert summary.backhaul_uplink_bytes == ledger.backhaul_uplink_bytes > 0
@@ -386,56 +337,25 @@ def test_cells(hosting: str, small: Any, ran: Any, head: Any, tmp_path: Path) ->
     assert "resent" in {row["kind"] for row in ops}
 
 
-PLACED = """
-import subprocess
-import sys
+@pytest.mark.parametrize("hosting", [("hosting=pooled",), FEW], ids=["pooled", "dedicated"])
+def test_crash(hosting: tuple[str, ...], small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
+    """An actor killed in mid-training is replaced, its updates sent again: the same digest.
 
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-for name in ("near", "far"):
-    cluster.add_node(num_cpus=1, resources={name: 1})
-cluster.wait_for_nodes()
-command = [sys.executable, "-m", "orchestrator", "run", "cells.yaml", "--out", "out"]
-subprocess.run([*command, "--address", cluster.address, "--workers", "2"], check=True)
-cluster.shutdown()
-"""
-
-
-def test_cells_stay_on_their_nodes(small: Any, ran: Any, tmp_path: Path) -> None:
-    """Of three nodes two have a cell each: one pooled actor trains for each, and no other."""
-    regions = ", ".join(
-        f"{name}: {{cell: {{resources: {{custom: {{{name}: 0.01}}}}}}}}" for name in ("near", "far")
-    )
-    settings = (f"fleet.regions={{{regions}}}", "hosting=pooled")
-    write(small, tmp_path, *settings).rename(tmp_path / "cells.yaml")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", PLACED], cwd=tmp_path, env=clean, capture_output=True,
-        text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    reference = ran(small(*settings))
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
-    assert summary["digest"] == reference.digest
-    ops = pq.read_table(tmp_path / "out" / "ops.parquet").to_pylist()
-    fleet = reference.engine.fleet
-    trained = {(fleet.region_of(r["client"]), r["actor"]) for r in ops if r["kind"] == "trained"}
-    assert trained == {("near", "worker-0"), ("far", "worker-1")}
-
-
-@pytest.mark.parametrize("hosting", ["pooled", "dedicated"])
-def test_crash(hosting: str, small: Any, reference: str, head: Any, tmp_path: Path) -> None:
-    """An actor killed in mid-training is replaced, its updates sent again: the same digest."""
-    experiment = small(
-        f"hosting={hosting}", "faults=[{fault: crash, client: 1}, {fault: crash, client: 3}]"
-    )
+    So it is when a payload is delivered twice, which counts once.
+    """
+    crashes = "{fault: crash, client: 1}, {fault: crash, client: 2}"
+    doubles = "{fault: duplicate, client: 0}, {fault: duplicate, client: 1, number: 1}"
+    experiment = small(*hosting, f"faults=[{crashes}, {doubles}]")
     summary, ops = on_ray(experiment, tmp_path / "run", head.address)
-    assert summary.digest == reference
+    assert summary.digest == ran(small(*hosting)).digest
     lost = [row for row in ops if row["kind"] == "actor_lost"]
-    resent = {(row["client"], row["number"]) for row in ops if row["kind"] == "resent"}
     assert len(lost) == 2, "both faults fired"
-    assert {(1, 0), (3, 0)} <= resent
+    seen = {
+        kind: {(row["client"], row["number"]) for row in ops if row["kind"] == kind}
+        for kind in ("resent", "duplicate")
+    }
+    assert {(1, 0), (2, 0)} <= seen["resent"]
+    assert {(0, 0), (1, 1)} == seen["duplicate"]
 
 
 def test_grouping_does_not_touch_planned_faults(
@@ -453,20 +373,11 @@ def test_grouping_does_not_touch_planned_faults(
     assert summary.digest == reference.digest
 
 
-def test_duplicate(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
-    """A payload that is delivered twice counts once: the same digest."""
-    faults = "faults=[{fault: duplicate, client: 1}, {fault: duplicate, client: 4, number: 1}]"
-    summary, ops = on_ray(small("hosting=pooled", faults), tmp_path / "run", head.address)
-    assert summary.digest == reference
-    again = {(row["client"], row["number"]) for row in ops if row["kind"] == "duplicate"}
-    assert again == {(1, 0), (4, 1)}
-
-
-def test_hang(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
+def test_hang(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
     """An actor that hangs past its deadline is killed and replaced: the same digest."""
-    experiment = small("hosting=dedicated", "faults=[{fault: hang, client: 2}]", "limits.train_s=5")
+    experiment = small(*FEW, "faults=[{fault: hang, client: 2}]", "limits.train_s=5")
     summary, ops = on_ray(experiment, tmp_path / "run", head.address)
-    assert summary.digest == reference
+    assert summary.digest == ran(small(*FEW)).digest
     (deadline,) = [row for row in ops if row["kind"] == "deadline"]
     assert (deadline["client"], deadline["number"]) == (2, 0)
     (lost,) = [row for row in ops if row["kind"] == "actor_lost"]
@@ -529,7 +440,7 @@ def test_an_error_in_training_is_told(small: Any, head: Any, tmp_path: Path) -> 
 
     experiment = small("hosting=pooled", "faults=[{fault: error, client: 0}]")
     with pytest.raises(RunError, match=r"training failed for \(client, number\).*PlannedError"):
-        on_ray(experiment, tmp_path / "run", head.address)
+        on_ray(experiment, tmp_path / "run", head.address, workers=1)
 
 
 def test_a_fleet_that_does_not_fit_is_refused(small: Any, head: Any, tmp_path: Path) -> None:
@@ -565,7 +476,7 @@ def test_a_hung_server_is_named(small: Any, head: Any, tmp_path: Path) -> None:
         patch.setattr("orchestrator.on_ray.start.RayRuntime", Freezer)
         try:
             with pytest.raises(RunError, match=r"parameter server did not|for version 21, in vain"):
-                on_ray(experiment, tmp_path / "run", head.address)
+                on_ray(experiment, tmp_path / "run", head.address, workers=1)
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
@@ -578,6 +489,7 @@ def test_wall_clock(small: Any, head: Any, tmp_path: Path) -> None:
         small("hosting=pooled", "clock=wall", "wall.time_scale=5", "stop.versions=8"),
         tmp_path / "run",
         head.address,
+        workers=1,
     )
     assert summary.versions == 8
     assert summary.updates == 24
@@ -663,7 +575,8 @@ def test_control_from_another_terminal(small: Any, head: Any, tmp_path: Path) ->
         write(small, tmp_path, "stop.versions=100000", "hosting=pooled"),
         tmp_path / "steered",
     )
-    process = command("run", str(file), "--out", str(out), "--address", head.address, cwd=tmp_path)
+    words = ("run", str(file), "--out", str(out), "--workers", "1")
+    process = command(*words, "--address", head.address, cwd=tmp_path)
     try:
         wait_until((out / "events.parts").exists, process)
 
@@ -700,6 +613,7 @@ def test_ray_job(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
             [
                 ray, "job", "submit", "--address", head.dashboard, "--working-dir", str(tmp_path),
                 "--", sys.executable, "-m", "orchestrator", "run", file.name, "--out", out,
+                "--workers", "1",
                 "--set", "tracking.uri=sqlite:////tmp/unused.db",
             ],
             capture_output=True, text=True, timeout=180, check=False, env={**os.environ},
@@ -742,6 +656,7 @@ def test_a_job_that_is_stopped(small: Any, head: Any, tmp_path: Path) -> None:
         "submit", "--no-wait", "--submission-id", "stopped", "--working-dir", str(work),
         "--runtime-env-json", json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": store}}),
         "--", sys.executable, "-m", "orchestrator", "run", file.name, "--out", f"file://{kept}",
+        "--workers", "1",
     )  # fmt: skip
     pause = threading.Event()
     for _ in range(600):
