@@ -6,12 +6,15 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from policies.types import ExperimentError, LatecomerError
+
+if TYPE_CHECKING:
+    from orchestrator.request import Request
 
 app = typer.Typer(
     add_completion=False,
@@ -103,12 +106,18 @@ def run(
     try:
         summary = runs.run(wanted, console)
     except runs.Killed as killed:
+        _clear(wanted)
         raise SystemExit(killed.exit_code) from None
     show(summary, wanted.where, wanted.experiment, console)
-    if wanted.elsewhere is not None:
-        shutil.rmtree(wanted.out.parent)  # all of it is there
+    _clear(wanted)
     if check_kpis and not all(kpi["met"] for kpi in summary.kpis.values()):
         raise SystemExit(3)
+
+
+def _clear(wanted: Request) -> None:
+    """Remove a folder of this machine if all of it is kept elsewhere."""
+    if wanted.elsewhere is not None and wanted.elsewhere.whole:
+        shutil.rmtree(wanted.out.parent)
 
 
 @app.command()

@@ -1,14 +1,16 @@
 """How does a run's folder get to where it outlives this machine, such as an object store?
 
 A run works in a folder of this machine. At every checkpoint, what it would need to go on is
-copied: each file once, under a name made of its content, and then a list of them, in one move.
-Whoever reads the list so finds all that it names, whenever the copying was cut. At the end the
-run's files appear under their own names, and the list and what it names go.
+copied: each file once, under a name made of its content, and then a new list of them; the list
+before goes after that. Whoever reads the newest list that is whole so finds all that it names,
+whenever the copying was cut, and nothing is ever written over. At the end the run's files appear
+under their own names, and the list and what it names go.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,10 +22,11 @@ import xxhash
 
 from policies.types import ExperimentError, RunError
 
-LIST: Final = "going.json"
+LIST: Final = "going-{:06}.json"
 OBJECTS: Final = "going"
 LAST: Final = "summary.json"
 """The file that is delivered last: where it is, the run is finished and whole."""
+_LISTED: Final = re.compile(r"going-\d{6}\.json")
 _CHUNK: Final = 2**22
 
 
@@ -34,6 +37,9 @@ class Elsewhere:
 
     Args:
         url: Of the run's folder.
+
+    Attributes:
+        whole: Whether the last copy was whole.
 
     Raises:
         ExperimentError: If the URL holds credentials, or nothing here speaks its protocol.
@@ -55,6 +61,7 @@ class Elsewhere:
             raise ExperimentError(f"{url} cannot be used here: {error}") from error
         self._hashes: dict[tuple[str, int, int], str] = {}
         self._there: set[str] = set()
+        self.whole = False
 
     @property
     def name(self) -> str:
@@ -71,7 +78,7 @@ class Elsewhere:
 
     def going(self) -> bool:
         """Say whether a run is there that can go on."""
-        return self._exists(LIST)
+        return self._newest() is not None
 
     def keep(self, folder: Path) -> int:
         """Copy what is new in a run's folder, and drop what is no longer in it.
@@ -82,6 +89,7 @@ class Elsewhere:
         Raises:
             Exception: Whatever the protocol raises; what was kept before is whole all the same.
         """
+        self.whole = False
         if not self._there:
             self._fs.makedirs(self._at(OBJECTS), exist_ok=True)
         named: dict[str, str] = {}
@@ -91,11 +99,16 @@ class Elsewhere:
             with suppress(FileNotFoundError):  # MLflow's thread has done with it
                 named[name], size = self._send(path, stays=name.startswith("checkpoint/"))
                 sent += size
-        self._write(LIST, json.dumps({"files": named}, indent=1).encode())
+        before = self._lists()
+        number = int(before[-1][-11:-5]) + 1 if before else 1
+        listed = json.dumps({"files": named}, indent=1).encode()
+        self._fs.pipe_file(self._at(LIST.format(number)), listed)
+        self._drop(before)
         for content in self._there - set(named.values()):
             self._there.discard(content)
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._at(f"{OBJECTS}/{content}"))
+        self.whole = True
         return sent
 
     def _send(self, path: Path, *, stays: bool) -> tuple[str, int]:
@@ -123,9 +136,11 @@ class Elsewhere:
             ExperimentError: If there is none.
             RunError: If a file of it is not what it was.
         """
-        if not self.going():
-            raise ExperimentError(f"{self.url} holds no run that could go on: no {LIST} is in it.")
-        named: dict[str, str] = json.loads(self._fs.cat_file(self._at(LIST)))["files"]
+        named = self._newest()
+        if named is None:
+            raise ExperimentError(
+                f"{self.url} holds no run that could go on: no {LIST.format(1)} or later is in it."
+            )
         for name, content in named.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,11 +157,15 @@ class Elsewhere:
             target = self._at(name)
             self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             if name == LAST:
-                self._write(LAST, path.read_bytes())
+                partial: Any = f"{target}.partial"
+                self._fs.pipe_file(partial, path.read_bytes())
+                self._fs.mv(partial, target)
             else:
                 self._fs.put_file(str(path), target)
-        if self.going():
-            self._fs.rm_file(self._at(LIST))
+        self.whole = True
+        lists = self._lists()
+        if lists:
+            self._drop(lists)
             self._fs.rm(self._at(OBJECTS), recursive=True)
 
     def _at(self, name: str) -> str:
@@ -158,11 +177,29 @@ class Elsewhere:
         except Exception as error:
             raise ExperimentError(f"{self.url} is out of reach: {error}") from error
 
-    def _write(self, name: str, content: bytes) -> None:
-        """Write a file that is there whole or as it was."""
-        partial: Any = self._at(f"{name}.partial")
-        self._fs.pipe_file(partial, content)
-        self._fs.mv(partial, self._at(name))
+    def _lists(self) -> list[str]:
+        """Return the names of all lists that are there, the newest at the end."""
+        try:
+            self._fs.invalidate_cache()  # another process may have written meanwhile
+            there = [path.rpartition("/")[2] for path in self._fs.ls(self._root, detail=False)]
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise ExperimentError(f"{self.url} is out of reach: {error}") from error
+        return sorted(name for name in there if _LISTED.fullmatch(name))
+
+    def _newest(self) -> dict[str, str] | None:
+        """Return what the newest list names that is whole; None if there is none."""
+        for name in reversed(self._lists()):
+            with suppress(ValueError):  # it was cut
+                named: dict[str, str] = json.loads(self._fs.cat_file(self._at(name)))["files"]
+                return named
+        return None
+
+    def _drop(self, lists: list[str]) -> None:
+        for name in lists:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._at(name))
 
     def _hash(self, path: Path) -> str:
         stat = path.stat()

@@ -93,6 +93,7 @@ class Placement(NamedTuple):
         resources: Of each client's actor, where each has one.
         cells: Of the fleet, where updates are summed near their clients.
         grows: Whether a pool takes in what new nodes have.
+        grown: Is told how many client actors there are then.
         watch: Tells of nodes that come and go, where that can happen.
     """
 
@@ -100,6 +101,7 @@ class Placement(NamedTuple):
     resources: Sequence[ActorResources] = ()
     cells: Cells | None = None
     grows: bool = False
+    grown: Callable[[int], None] = lambda _: None
     watch: NodeWatch | None = None
 
 
@@ -140,7 +142,7 @@ class RayRuntime:
         self._processes: dict[str, Identity] = {}
         self._cpu_before_s: dict[int, float] = {}
         settings = work.model_dump(mode="json")
-        arguments = self._arguments = (settings, list(paths), stored)
+        self._arguments = (settings, list(paths), stored)
         dedicated = hosting.kind == "dedicated"
         self._evaluator: Any = None
         by = time.monotonic() + limits.start_s + hosting.start_s
@@ -462,6 +464,8 @@ class RayRuntime:
             have, room = len(self._crew.all()), whole_cpus(change.there)
             by = time.monotonic() + self.limits.start_s
             self._crew.hire([self._worker(i, by, proven=True) for i in range(have, room)])
+            if room > have:
+                placement.grown(room)
 
     def _started(self, reference: Any) -> None:
         """Meet the server or the evaluator."""

@@ -134,6 +134,7 @@ class OnRay:
                 [self._fleet.resources_of(client) for client in own],
                 cells,
                 grows=request.workers is None and not (cells is not None and cells.placed),
+                grown=lambda actors: self._chosen("pooled", actors, "a node has come"),
                 watch=None if self._cluster.own else NodeWatch(self._cluster.nodes),
             ),
             limits=request.experiment.limits,

@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from orchestrator.observe import Point
-from orchestrator.tracking.mlflow_store import MAX_NAMED, Store, chunks, without_password
+from orchestrator.tracking.mlflow_store import CLOCK, MAX_NAMED, Store, chunks, without_password
 from orchestrator.tracking.outbox import (
     MAX_TAG,
     Data,
@@ -100,6 +100,7 @@ class Tracker:
         self._kept = Kept(key=uuid.uuid4().hex, started_ms=started_ms)
         self._outbox = Outbox()
         self._serial = 0  # of the next point
+        self._first = 0  # of this process's points
         self._named: set[str] = set()  # metrics with a point
         self._wanted = 0  # points with a smaller serial are delivered or wait already
         self._notes: list[str] = []
@@ -154,7 +155,7 @@ class Tracker:
         if not self._settings.enabled:
             return
         metrics = {taken_name(k): taken_number(v) for k, v in point.metrics.items()}
-        metrics.setdefault("virtual_seconds", point.time_s)
+        metrics[CLOCK] = metrics.pop(CLOCK, point.time_s)
         with self._changed:
             serial, self._serial = self._serial, self._serial + 1
             begun = [name for name in metrics if serial and name not in self._named]
@@ -264,11 +265,9 @@ class Tracker:
         outbox, delivered = self._outbox, self._kept.delivered
         outbox.status, outbox.trouble = None, ""
         outbox.points = [point for point in outbox.points if point.serial >= delivered]
-        self._serial = first_serial
+        self._serial = self._first = first_serial
         self._named = {*self._kept.named, *(n for point in outbox.points for n in point.metrics)}
         self._wanted = outbox.points[-1].serial + 1 if outbox.points else delivered
-        if first_serial > self._wanted:
-            self._note(f"points {self._wanted} to {first_serial - 1} were lost with a killed run")
 
     def _read(self, name: str, model: type[_Model]) -> _Model | None:
         path = self._out / name
@@ -376,11 +375,26 @@ class Tracker:
                 run_name=self._run_name,
                 started_ms=self._kept.started_ms,
             )
+        there = self._store.count_points(run_id)
         with self._changed:
             if not self._closed.is_set():
                 self._kept.run_id = run_id
+                self._catch_up(there)
                 self._note_disk(self._keep_run)
         return run_id
+
+    def _catch_up(self, there: int) -> None:
+        """Leave out what MLflow has already, though this folder may not know; hold the lock.
+
+        Args:
+            there: How many points it has.
+        """
+        self._kept.delivered = max(self._kept.delivered, there)
+        self._wanted = max(self._wanted, there)
+        points = self._outbox.points
+        self._outbox.points = [point for point in points if point.serial >= there]
+        if self._first > self._wanted:
+            self._note(f"points {self._wanted} to {self._first - 1} were lost with a killed run")
 
     def _send_named(self, run_id: str, field: Literal["params", "tags"]) -> None:
         with self._changed:

@@ -72,6 +72,13 @@ def names(store: dict[str, Any]) -> set[str]:
     return {path.partition("/far/")[2] for path in store}
 
 
+def named(store: dict[str, Any]) -> dict[str, str]:
+    """Return what the only list names."""
+    (path,) = [path for path in store if "/going-" in path]
+    files: dict[str, str] = json.loads(store[path].getvalue())["files"]
+    return files
+
+
 def test_a_finished_run_is_there_under_its_own_names(
     go: Go, small: Any, ran: Any, store: dict[str, Any]
 ) -> None:
@@ -122,7 +129,7 @@ def test_each_file_is_sent_once_and_dropped_with_its_checkpoint(
     cut_at(8, monkeypatch, interrupt)
     with pytest.raises(Killed):
         go(URL)
-    listed = json.loads(store["/bucket/runs/far/going.json"].getvalue())["files"]
+    listed = named(store)
     objects = {name.removeprefix("going/") for name in names(store) if name.startswith("going/")}
     assert objects == set(listed.values())
     checkpoints = {name.split("/")[1] for name in listed if name.startswith("checkpoint/")}
@@ -159,6 +166,42 @@ def test_a_copy_that_is_cut_leaves_the_one_before(
     summary, text = go(URL, resume=True)
     assert "resumed from version" in text
     assert summary.digest == ran(small("stop.versions=12")).digest
+
+
+def test_a_list_that_is_cut_is_passed_over(
+    go: Go, small: Any, ran: Any, store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a store shows half a file, the list before it counts, and a later one is another."""
+    cut_at(8, monkeypatch, interrupt)
+    with pytest.raises(Killed):
+        go(URL)
+    (path,) = [path for path in store if "/going-" in path]
+    number = int(path[-11:-5])
+    half = store[path].getvalue()[: len(store[path].getvalue()) // 2]
+    MemoryFileSystem().pipe_file(f"{path[:-11]}{number + 1:06}.json", half)
+    far = Elsewhere(URL)
+    back = far.scratch()
+    far.fetch(back)
+    far.keep(back)
+    (newest,) = [path for path in store if "/going-" in path]
+    assert int(newest[-11:-5]) == number + 2
+    summary, _ = go(URL, resume=True)
+    assert summary.digest == ran(small("stop.versions=12")).digest
+
+
+def test_nothing_is_written_over(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some stores refuse to move or to write where there is something."""
+    for name in ("pipe_file", "mv"):
+        real = getattr(MemoryFileSystem, name)
+
+        def careful(self: Any, *args: Any, real: Any = real, name: str = name, **more: Any) -> Any:
+            target = args[1] if name == "mv" else args[0]
+            assert not self.exists(target), f"{target} is there"
+            return real(self, *args, **more)
+
+        monkeypatch.setattr(MemoryFileSystem, name, careful)
+    summary, _ = go(URL)
+    assert summary.versions == 12
 
 
 def test_a_file_that_changes_meanwhile(
@@ -227,7 +270,7 @@ def test_a_damaged_file_is_seen(
     cut_at(6, monkeypatch, interrupt)
     with pytest.raises(Killed):
         go(URL)
-    listed = json.loads(store["/bucket/runs/far/going.json"].getvalue())["files"]
+    listed = named(store)
     one = next(content for name, content in listed.items() if name.endswith("state.json"))
     MemoryFileSystem().pipe_file(f"/bucket/runs/far/going/{one}", b"{}")
     with pytest.raises(RunError, match=r"state\.json is damaged"):

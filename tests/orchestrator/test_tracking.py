@@ -212,6 +212,29 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(server: Server, tmp_path: 
 
 
 @pytest.mark.slow
+def test_a_folder_that_is_behind_mlflow(server: Server, tmp_path: Path) -> None:
+    """A run from a URL is as it was at a checkpoint; what MLflow has got since is not sent again."""
+    first = tracker(tmp_path, server.uri)
+    first.start({"seed": 7}, {})
+    send(first, range(3))
+    until(lambda: first.run_id and first.pending == 0)
+    as_kept = (tmp_path / "mlflow.json").read_bytes()
+    send(first, range(3, 6))
+    stopped = first.finish("KILLED")
+    (tmp_path / "mlflow.json").write_bytes(as_kept)
+
+    second = tracker(tmp_path, server.uri)
+    second.start({"seed": 7}, {}, first_serial=3)
+    for version in range(3, 7):  # a mark that must arrive once: MLflow itself drops equal points
+        second.point(Point(version=version, time_s=1.5 * version, metrics={"again": 1.0}))
+    delivery = second.finish("FINISHED")
+
+    assert delivery == Delivery(delivered=True, pending=0, note="", run_id=stopped.run_id)
+    assert steps(server.uri, delivery, "virtual_seconds") == list(range(7))
+    assert [step for step in steps(server.uri, delivery, "again") if step] == [6]
+
+
+@pytest.mark.slow
 def test_many_points_and_figures_that_are_no_numbers(server: Server, tmp_path: Path) -> None:
     """Batches keep MLflow's limits, and NaN or infinity spoils none of them."""
     watched = tracker(tmp_path, server.uri)
