@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,24 @@ def ran(build: Callable[..., Any], ended: Callable[[Any], Ran]) -> Callable[...,
         return ended(engine)
 
     return go
+
+
+@pytest.fixture
+def saving(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have runs save at every tenth event, whatever the clock says; return the setting for it."""
+    from orchestrator.run import _Run
+
+    real, looks = _Run._between_events, count(1)
+
+    def between(self: Any, engine: Any) -> None:
+        if next(looks) % 10 == 0:
+            real(self, engine)
+        else:
+            self._signals.check()
+
+    monkeypatch.setattr("orchestrator.run.SAVE_SHARE", 0)
+    monkeypatch.setattr(_Run, "_between_events", between)
+    return "checkpoint.every_s=1e-9"
 
 
 @dataclass

@@ -26,19 +26,18 @@ Go = Callable[..., tuple[Any, str]]
 
 
 @pytest.fixture(autouse=True)
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def store() -> Iterator[dict[str, Any]]:
     """An empty object store in memory: paths and what they hold."""
-    monkeypatch.setattr("orchestrator.run.SAVE_SHARE", 0)
     MemoryFileSystem.store.clear()
     yield MemoryFileSystem.store
     MemoryFileSystem.store.clear()
 
 
 @pytest.fixture
-def go(small: Any, tmp_path: Path) -> Go:
+def go(small: Any, saving: str, tmp_path: Path) -> Go:
     """Return what runs the small experiment into a URL, or goes on with it."""
     file = tmp_path / "small.yaml"
-    file.write_text(to_yaml(small("checkpoint.every_s=1e-9", "stop.versions=12")), encoding="utf-8")
+    file.write_text(to_yaml(small(saving, "stop.versions=12")), encoding="utf-8")
 
     def act(url: str, *, resume: bool = False) -> tuple[Any, str]:
         text = io.StringIO()

@@ -57,13 +57,11 @@ def test_a_lost_server_changes_nothing(
     small: Any,
     ran: Any,
     losing: Callable[[Lose], None],
+    saving: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From a checkpoint, or from the beginning if there is none: the digest of an uncut run."""
-    monkeypatch.setattr("orchestrator.run.SAVE_SHARE", 0)
-    every = "checkpoint.every_s=1e-9" if saved else "checkpoint.every_s=3600"
-    experiment = small(every, "stop.versions=20")
+    experiment = small(saving if saved else "checkpoint.every_s=3600", "stop.versions=20")
     reference = ran(experiment).digest
     left = [11, 5]
     losing(lambda version: bool(left) and version == left[-1] and bool(left.pop()))

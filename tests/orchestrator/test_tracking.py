@@ -213,7 +213,7 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(server: Server, tmp_path: 
 
 @pytest.mark.slow
 def test_a_folder_that_is_behind_mlflow(server: Server, tmp_path: Path) -> None:
-    """A run from a URL is as it was at a checkpoint; what MLflow has got since is not sent again."""
+    """A run from a URL is as old as its checkpoint; what MLflow has got since is not sent again."""
     first = tracker(tmp_path, server.uri)
     first.start({"seed": 7}, {})
     send(first, range(3))
@@ -408,10 +408,12 @@ def test_points_lost_with_a_killed_process_are_said(tmp_path: Path) -> None:
     """What only the killed process knew cannot come back: the gap is named."""
     kept = {"key": "abc", "started_ms": STARTED_MS, "run_id": "r1", "delivered": 5}
     (tmp_path / "mlflow.json").write_text(json.dumps(kept))
-    watched = tracker(tmp_path, "http://127.0.0.1:1")
-    watched._recall(8)
-    assert watched._notes == ["points 5 to 7 were lost with a killed run"]
-    assert watched.run_id == "r1"
+    for there, gone in ((5, "5 to 7"), (7, "7 to 7"), (8, "")):
+        watched = tracker(tmp_path, "http://127.0.0.1:1")
+        watched._recall(8)
+        watched._catch_up(there)
+        assert watched._notes == [f"points {gone} were lost with a killed run"] * bool(gone)
+        assert watched.run_id == "r1"
 
 
 @pytest.mark.slow
