@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -104,14 +105,21 @@ class _Kept:
 class Client:
     """Trains assignments, for one client or for many.
 
+    Args:
+        work: What clients do.
+        holdings: The clients' examples.
+        draws: Whether training may draw from torch's global generator, which is seeded for each
+            update then. Threads share it: beside others a client must not; see `may_draw`.
+
     Attributes:
         watch: Where its time goes.
     """
 
-    def __init__(self, work: Work, holdings: Holdings) -> None:
+    def __init__(self, work: Work, holdings: Holdings, *, draws: bool = True) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
         self._work = work
         self._holdings = holdings
+        self._draws = draws
         self._model = work.build(holdings.shape)
         self._corrector = Corrector(work, holdings.shape)
         self._ends = None if work.split is None else EndsTrainer(work, self._model, self._cut_at)
@@ -189,11 +197,28 @@ class Client:
             with self.watch("train"):
                 return self._ends.finish(assignment, start, member, given.carry, given.reply)
         self._model.load(start.base.values, start.buffers)
+        with self._seeded(assignment), self.watch("train"):
+            return self._work.training(assignment).train(self._model, *member)
+
+    @contextmanager
+    def _seeded(self, assignment: Assignment) -> Iterator[None]:
+        """Seed torch's global generator for an update, if training may draw from it."""
+        if not self._draws:
+            yield
+            return
         with torch.random.fork_rng(devices=[]):
             seed = stream_seed(self._work.seed, "train", *assignment.address)
             torch.default_generator.manual_seed(seed)
-            with self.watch("train"):
-                return self._work.training(assignment).train(self._model, *member)
+            yield
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether training may draw from torch's global generator; users' own code is not read."""
+        model, encoder = self._work.model, getattr(self._work.model, "encoder", None)
+        kinds = self._work.method.training.kind, model.kind, getattr(encoder, "kind", "")
+        if self._work.split is not None or any(":" in kind for kind in kinds):
+            return True
+        return any(_drops(module) for module in self._model.module.modules())
 
     def _train_cohort(self, group: Sequence[_Given]) -> Iterator[tuple[Vector, Trained]]:
         """Train side by side."""
@@ -422,6 +447,12 @@ def _flags(base: Base, own: int) -> torch.Tensor | None:
     flags[torch.from_numpy(base.mask.positions)] = 1.0
     flags[base.values.size :] = 1.0
     return flags
+
+
+def _drops(module: torch.nn.Module) -> bool:
+    """Say whether a layer leaves out some of its inputs, by the names that torch and timm use."""
+    shares = (getattr(module, name, 0) for name in ("p", "dropout", "drop_prob"))
+    return any(isinstance(share, float) and share > 0 for share in shares)
 
 
 def _drill(fault: str) -> Callable[[int], None] | None:

@@ -4,10 +4,11 @@
                                [--environments DIR] [--scaling]
 
 100 clients of 100 samples of 28x28, batch 20, one local epoch, SGD; an MLP and a CNN, those of
-benchmarks/throughput.py; one torch thread a process, nothing tested. Each framework lives in an
-environment of its own, which is made once and kept, and takes its documented fast path; what
-differs from latecomer stands in benchmarks/peers/with_*.py. They take turns with latecomer in one
-run; the tables show medians and spread, and ratios within a turn.
+benchmarks/throughput.py; torch on one thread in each process, and latecomer besides on two threads
+of one process; nothing tested. Each framework lives in an environment of its own, which is made
+once and kept, and takes its documented fast path; what differs from latecomer stands in
+benchmarks/peers/with_*.py. They take turns with latecomer in one run; the tables show medians and
+spread, and ratios within a turn.
 
 Updates a second are those from the first to the last update. Start-up is all before the first, from
 the start of the process on. Every row checks how many updates were made, so that none wins by doing
@@ -60,6 +61,11 @@ class FailedError(Exception):
     """A framework could not be installed or run."""
 
 
+ALONE, THREADS, RAY = "1", "1, 2 threads", "2"
+HOW: Final = {ALONE: (1, 1), THREADS: (1, 2), RAY: (2, 1)}
+"""Processes and threads that train: one process does without Ray."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A framework, and how it is run.
@@ -73,7 +79,7 @@ class Peer:
         bare: What pip installs without what it asks for: a torch of several gigabytes.
         processes: That train.
         updates: How many it makes, by model: fewer where it is slower.
-        beside: Processes of latecomer that it is compared to.
+        beside: How latecomer is run that it is compared to.
         goal: How many times as fast latecomer wants to be on the MLP.
     """
 
@@ -85,7 +91,7 @@ class Peer:
     bare: tuple[str, ...]
     processes: int
     updates: dict[str, int]
-    beside: tuple[int, ...]
+    beside: tuple[str, ...]
     goal: float
 
 
@@ -99,7 +105,7 @@ def _pfl(processes: int) -> Peer:
         (),
         processes,
         {"mlp": 2_000, "cnn": 200},
-        (processes, 1) if processes > 1 else (1,),
+        (RAY, ALONE, THREADS) if processes > 1 else (ALONE,),
         2.0,
     )
 
@@ -114,7 +120,7 @@ PEERS: Final = (
         (),
         2,
         {"mlp": 400, "cnn": 200},
-        (2, 1),
+        (RAY, ALONE, THREADS),
         20.0,
     ),
     _pfl(1),
@@ -140,7 +146,7 @@ PEERS: Final = (
         ("flgo==0.4.4",),
         1,
         {"mlp": 800, "cnn": 200},
-        (1, 2),
+        (ALONE, THREADS, RAY),
         10.0,
     ),
     Peer(
@@ -168,7 +174,7 @@ PEERS: Final = (
         ("appfl==1.12.0", "opacus==1.6.0"),
         1,
         {"mlp": 800, "cnn": 200},
-        (1, 2),
+        (ALONE, THREADS, RAY),
         10.0,
     ),
 )
@@ -185,7 +191,7 @@ class Cell:
         in_flight: How many are busy at a time, where that can be said.
         updates: That the peer makes.
         ours: Updates that latecomer makes.
-        beside: Processes of latecomer's runs.
+        beside: How latecomer is run.
     """
 
     peer: Peer
@@ -194,7 +200,7 @@ class Cell:
     in_flight: int
     updates: int
     ours: int
-    beside: tuple[int, ...]
+    beside: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -300,9 +306,10 @@ def theirs(cell: Cell, environments: Path) -> Figures:
     return timed([*command, str(SCRIPTS / peer.script), json.dumps(task)], task, path=None)
 
 
-def ours(cell: Cell, processes: int) -> Figures:
+def ours(cell: Cell, how: str) -> Figures:
     """Run latecomer beside it."""
-    task = _task(cell, cell.ours, processes)
+    processes, threads = HOW[how]
+    task = _task(cell, cell.ours, processes) | {"threads": threads}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     try:
         return timed([sys.executable, str(SCRIPTS / LATECOMER), json.dumps(task)], task, path=path)
@@ -402,9 +409,9 @@ class Kept:
         if key not in self._found:
             load = os.getloadavg()[0]
             first, *rest = cell.beside
-            mine = {str(first): asdict(ours(cell, first))}
+            mine = {first: asdict(ours(cell, first))}
             other = asdict(theirs(cell, environments))  # between ours, where there are two
-            mine |= {str(processes): asdict(ours(cell, processes)) for processes in rest}
+            mine |= {how: asdict(ours(cell, how)) for how in rest}
             record = {
                 "key": key,
                 "peer": cell.peer.name,
@@ -447,7 +454,7 @@ def measure(
 
 
 def rows(cell: Cell, turns: Sequence[dict[str, Any]], failed: str | None) -> list[dict[str, Any]]:
-    """Return a row for each number of latecomer's processes, or one that says what failed."""
+    """Return a row for each way to run latecomer, or one that says what failed."""
     told = {
         "peer": cell.peer.title,
         "name": cell.peer.name,
@@ -460,14 +467,14 @@ def rows(cell: Cell, turns: Sequence[dict[str, Any]], failed: str | None) -> lis
     if failed is not None:
         return [told | {"failed": failed}]
     found = []
-    for processes in map(str, cell.beside):
-        mine = [turn["latecomer"][processes] for turn in turns]
+    for how in cell.beside:
+        mine = [turn["latecomer"][how] for turn in turns]
         other = [turn["theirs"] for turn in turns]
         each = [a["per_s"] / b["per_s"] for a, b in zip(mine, other, strict=True)]
         found.append(
             told
             | {
-                "beside": int(processes),
+                "beside": how,
                 "load": [turn["load"] for turn in turns],
                 "theirs": [run["per_s"] for run in other],
                 "latecomer": [run["per_s"] for run in mine],
@@ -517,7 +524,7 @@ def _cells(row: dict[str, Any], *, goals: bool) -> list[str]:
     return [
         *head,
         _spread(row["theirs"], ".0f"),
-        str(row["beside"]),
+        row["beside"],
         _spread(row["latecomer"], ".0f"),
         _spread(row["ratios"], ".2f"),
         *([f"{row['goal']:g}: {met}"] if goals else []),
@@ -539,7 +546,7 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     if arguments.scaling:
         flower, *_ = PEERS
         return [
-            Cell(flower, "mlp", clients, FEW, SCALE_UPDATES, SCALE_UPDATES_OURS, (2,))
+            Cell(flower, "mlp", clients, FEW, SCALE_UPDATES, SCALE_UPDATES_OURS, (RAY,))
             for clients in SCALES
         ]
     peers = [peer for peer in PEERS if arguments.only in {None, peer.name, peer.environment}]
@@ -549,7 +556,7 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     return [_cell(peer, model, 1, peer.beside) for model in UPDATES for peer in peers]
 
 
-def _cell(peer: Peer, model: str, less: int, beside: tuple[int, ...]) -> Cell:
+def _cell(peer: Peer, model: str, less: int, beside: tuple[str, ...]) -> Cell:
     made, ours_made = peer.updates[model] // less, UPDATES[model] // less
     return Cell(peer, model, 100, IN_FLIGHT, made, ours_made, beside)
 

@@ -5,8 +5,8 @@
 100 clients of 100 samples of 28x28, batch 20, one local epoch; concurrency 32, buffer 10, no
 evaluation but the first and the last, virtual clock. The bare loop loads the weights, trains and
 hands the weights (or their largest changes) back, in as many processes as there are workers, with
-no server, no clock and no log. latecomer runs on Ray, with as many pooled actors, and once more in
-one process, `--in-process`. They run in turns, A B C A B C; the table shows medians and spread.
+no server, no clock and no log. latecomer runs on Ray, with as many pooled actors, and without Ray,
+`--in-process`, on one thread and on as many. They run in turns; the table shows medians and spread.
 Start-up is a column of its own. Every row checks how many updates were made, so that none wins by
 doing less.
 """
@@ -93,8 +93,10 @@ class Case:
         return 10 * self.versions
 
 
-def ours(case: Case, workers: int | None, folder: Path) -> tuple[float, float]:
-    """Run latecomer, without workers in this process; return updates and start-up in seconds."""
+def ours(
+    case: Case, workers: int, folder: Path, *, in_process: bool = False
+) -> tuple[float, float]:
+    """Run latecomer; return updates a second and the start-up in seconds."""
     text = EXPERIMENT.format(
         model=MODELS[case.model],
         uplink="{kind: dense}"
@@ -110,7 +112,7 @@ def ours(case: Case, workers: int | None, folder: Path) -> tuple[float, float]:
     devnull = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # closed below
     with devnull:
         request = Request(
-            experiment, out, workers=workers, in_process=workers is None, paths=[str(folder)]
+            experiment, out, workers=workers, in_process=in_process, paths=[str(folder)]
         )
         summary = run(request, Console(file=devnull))
     if summary.updates != case.updates or summary.rejected_updates:
@@ -230,9 +232,10 @@ def main() -> None:
 
 
 def measure(case: Case, workers: int, folder: Path, repeats: int) -> dict[str, Any]:
-    """Take turns between the three."""
+    """Take turns."""
     mine: list[float] = []
     alone: list[float] = []
+    threads: list[float] = []
     theirs: list[float] = []
     starts: list[float] = []
     for _ in range(repeats):
@@ -240,38 +243,48 @@ def measure(case: Case, workers: int, folder: Path, repeats: int) -> dict[str, A
         rate, start = ours(case, workers, folder)
         mine.append(rate)
         starts.append(start)
-        alone.append(ours(case, None, folder)[0])
+        alone.append(ours(case, 1, folder, in_process=True)[0])
+        threads.append(ours(case, workers, folder, in_process=True)[0])
     return {
         "model": case.model,
         "uplink": case.uplink,
         "updates": case.updates,
         "bare": theirs,
         "latecomer": mine,
-        "ratio": median(a / b for a, b in zip(mine, theirs, strict=True)),
+        "ratio": _ratio(mine, theirs),
         "startup_s": median(starts),
         "alone": alone,
-        "alone_ratio": median(a / b for a, b in zip(alone, theirs, strict=True)),
+        "alone_ratio": _ratio(alone, theirs),
+        "threads": threads,
+        "threads_ratio": _ratio(threads, theirs),
     }
+
+
+def _ratio(mine: list[float], theirs: list[float]) -> float:
+    """Return the median of the turns' own ratios."""
+    return median(a / b for a, b in zip(mine, theirs, strict=True))
 
 
 def show(rows: list[dict[str, Any]], workers: int, repeats: int) -> None:
     """Print the table, with the machine and the spread."""
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {numerics()}")
-    print(f"{workers} worker processes; medians of {repeats} turns, (lowest to highest)\n")
+    print(
+        f"{workers} worker processes or threads; medians of {repeats} turns, (lowest to highest)\n"
+    )
     print(
         "| model | uplink | bare loop, updates/s | on Ray, updates/s | ratio | start-up, s "
-        "| in one process, updates/s | ratio |"
+        f"| one process, 1 thread, updates/s | ratio | {workers} threads, updates/s | ratio |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         cells = [
             f"{median(v):.0f} ({min(v):.0f} to {max(v):.0f})"
-            for v in (row["bare"], row["latecomer"], row["alone"])
+            for v in (row["bare"], row["latecomer"], row["alone"], row["threads"])
         ]
         print(
             f"| {row['model']} | {row['uplink']} | {cells[0]} | {cells[1]} "
             f"| {row['ratio']:.2f} | {row['startup_s']:.1f} "
-            f"| {cells[2]} | {row['alone_ratio']:.2f} |"
+            f"| {cells[2]} | {row['alone_ratio']:.2f} | {cells[3]} | {row['threads_ratio']:.2f} |"
         )
     print(
         f"\nnumpy {np.__version__}, torch {torch.__version__}, Python {platform.python_version()}"

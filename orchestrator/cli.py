@@ -59,7 +59,10 @@ def run(
     out: Annotated[
         str | None, typer.Option(help="The run's folder, or its URL; new by default.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Pooled actors.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pooled actors; with --in-process, threads that train."),
+    ] = None,
     address: Address = None,
     resume: Annotated[
         str | None, typer.Option(help="Go on with the run in this folder, or at this URL.")
@@ -78,9 +81,9 @@ def run(
     from orchestrator import request as requests  # noqa: PLC0415  # pydantic, late
 
     console = Console()
-    if in_process and (address or workers):
+    if in_process and address:
         raise ExperimentError(
-            "--in-process does without Ray, which --address and --workers are about. Leave one out."
+            "--in-process does without Ray, which --address is about. Leave one out."
         )
     if (file is None) == (resume is None):
         raise ExperimentError("run takes an experiment file, or --resume and a run's folder.")

@@ -5,6 +5,7 @@ One is enough, unless there is a setback: then the run goes on in another one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from actors.learning.holdings import Holdings
@@ -34,13 +35,27 @@ class InThisProcess:
 
     control = None
 
-    def __init__(self, work: Work, holdings: Holdings, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        work: Work,
+        holdings: Holdings,
+        fleet: Fleet,
+        threads: int,
+        chosen: Callable[[str, int, str], None],
+    ) -> None:
         self._work, self._holdings, self._fleet = work, holdings, fleet
+        self._threads, self._chosen = threads, chosen
 
     def launch(self) -> Runtime:
         """Return the runtime."""
         from orchestrator.in_process import InProcessRuntime  # noqa: PLC0415  # torch, late
 
-        return InProcessRuntime(self._work, self._holdings, Cells.of(self._fleet))
+        cells = Cells.of(self._fleet)
+        runtime = InProcessRuntime(self._work, self._holdings, cells, self._threads)
+        if self._threads > 1:
+            alone = "training may draw from torch's global generator, which threads share"
+            why = "--workers asks for it" if runtime.threads > 1 else alone
+            self._chosen("in-process", runtime.threads, why)
+        return runtime
 
     relaunch = launch

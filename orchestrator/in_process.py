@@ -40,21 +40,40 @@ from orchestrator.runtime import (
     States,
     Task,
 )
+from orchestrator.threads import Threads, Trained
 from policies.types import Address, Buffer, ExperimentError, Version
 
 T = TypeVar("T")
 
 
 class InProcessRuntime:
-    """Everything in this process, one thing after the other."""
+    """Everything in this process, one thing after the other, or training on threads beside it.
 
-    def __init__(self, work: Work, holdings: Holdings, cells: Cells | None = None) -> None:
+    Args:
+        work: What is to be done.
+        holdings: The clients' examples.
+        cells: Of the fleet, where updates are summed near their clients.
+        threads: That train; one trains by itself, what it is asked for and when. Models that may
+            draw from torch's global generator, which threads share, train on one.
+
+    Attributes:
+        threads: That train.
+    """
+
+    def __init__(
+        self, work: Work, holdings: Holdings, cells: Cells | None = None, threads: int = 1
+    ) -> None:
         self._client = Client(work, holdings)
         self._evaluator = Evaluator(work, holdings)
         self._watch = Stopwatch()
         self._waiting: list[Task] = []
         self._serial = 0
         self._most = MOST_IN_GROUP if self._client.has_cohorts else 1
+        self.threads = 1 if self._client.may_draw else threads
+        self._pool: Threads | None = None
+        if self.threads > 1:
+            clients = [Client(work, holdings, draws=False) for _ in range(threads)]
+            self._pool = Threads(clients, self._most, self._take)
         self._first = first_version(work, holdings.shape)
         schema, message, *_ = self._first
         tutor = tutor_for(work, public_of(work, holdings), self._watch)
@@ -90,19 +109,25 @@ class InProcessRuntime:
             )
         task = Task(job, self._serial)
         self._serial += 1
-        heapq.heappush(self._waiting, task)
+        if self._pool is None:
+            heapq.heappush(self._waiting, task)
+        else:
+            self._pool.add(task)
         return _Deferred(lambda: self._finished(task))
 
     def _finished(self, task: Task) -> Finished:
         """Train groups, the earliest needed first, until a task is done."""
+        if self._pool is not None:
+            self._pool.train(task)
         while task.result is None:
             count = min(self._most, len(self._waiting))
-            self._train([heapq.heappop(self._waiting) for _ in range(count)])
+            tasks = [heapq.heappop(self._waiting) for _ in range(count)]
+            self._take(tasks, self._client.train_group(*order_of(tasks)))
         return task.result
 
-    def _train(self, tasks: Sequence[Task]) -> None:
-        order, buffers = order_of(tasks)
-        payloads, states, receipt = self._client.train_group(order, buffers)
+    def _take(self, tasks: Sequence[Task], trained: Trained) -> None:
+        """Hand a group's payloads to the server."""
+        payloads, states, receipt = trained
         for index, (task, (start, stop)) in enumerate(zip(tasks, receipt.places, strict=True)):
             assignment = task.job.assignment
             delivery = Delivery(assignment.address, assignment.base, start, stop)
@@ -205,8 +230,10 @@ class InProcessRuntime:
 
     def usage(self) -> dict[str, Usage]:
         """Return what training, the server and tests took of this process."""
+        pool = [] if self._pool is None else self._pool.watches
         watches = {
             "clients": self._client.watch,
+            **{f"thread {place}": watch for place, watch in enumerate(pool)},
             "parameter server": self._watch,
             "evaluator": self._evaluator.watch,
             **({} if self._encoder is None else {"encoder": self._encoder.watch}),
@@ -219,7 +246,9 @@ class InProcessRuntime:
         return {"driver": pss_bytes()}
 
     def close(self) -> None:
-        """Do nothing: nothing was started."""
+        """End the threads, if there are any."""
+        if self._pool is not None:
+            self._pool.close()
 
 
 class _Deferred(Generic[T]):

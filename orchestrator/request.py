@@ -25,7 +25,8 @@ class Request:
         experiment: The experiment.
         out: The run's folder.
         address: Of a running Ray; None starts one.
-        workers: Pooled actors; None takes one a CPU.
+        workers: Pooled actors; None takes one a CPU. In this process, threads that train; None
+            takes one.
         resume: Go on from the folder's newest checkpoint.
         profile: Note where the time of every process went.
         in_process: Do everything in this process, without Ray.

@@ -182,7 +182,9 @@ class _Run:
         if request.in_process:
             if holdings.local():
                 self._progress.say("without actors this process reads the examples of all silos")
-            return InThisProcess(experiment.work(), holdings, fleet)
+            return InThisProcess(
+                experiment.work(), holdings, fleet, request.workers or 1, self._note_hosting
+            )
         from orchestrator.on_ray.start import OnRay  # noqa: PLC0415  # Ray takes a second to import
 
         return OnRay(
@@ -199,7 +201,10 @@ class _Run:
 
     def _note_hosting(self, kind: str, actors: int, why: str) -> None:
         self._hosting = (kind, actors)
-        self._progress.say(f"hosting: {kind}, {actors} client actors ({why})")
+        what = "threads" if kind == "in-process" else "client actors"
+        self._progress.say(
+            f"hosting: {kind}, {actors} {what[:-1] if actors == 1 else what} ({why})"
+        )
         self._tracker.tag("hosting", kind)
 
     def _tell(self, holdings: Holdings, runtime: Runtime) -> Told:

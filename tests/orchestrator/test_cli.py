@@ -70,7 +70,7 @@ def test_mistakes_have_lines_and_no_traceback(file: Path, tmp_path: Path) -> Non
         (["run", "small.yaml", "--set", "sed=1"], "Did you mean seed?"),
         (["run", "small.yaml", "--address", "ray://x:1"], "ray job submit"),
         (["run", "small.yaml", "--address", "127.0.0.1:1"], "no Ray can be used at"),
-        (["run", "small.yaml", "--in-process", "--workers", "2"], "does without Ray"),
+        (["run", "small.yaml", "--in-process", "--address", "auto"], "does without Ray"),
         (["status", "nobody", "--address", "127.0.0.1:1"], "no Ray can be used at"),
     ],
 )
