@@ -92,9 +92,13 @@ PRESET: Final = HERE.parent.parent / "experiments" / "fedvz.yaml"
 SUBSPACE: Final = {
     "frozen": ("model.trains.kind=none",),
     "FedV": ("topology.gradient.kind=exact",),
+    "FedV, rate of its own": ("topology.gradient.kind=exact",),
     "FedVZ": (),
 }
 """Changes to the preset: what is trained of the encoder, and how."""
+EXACT: Final = "FedV, rate of its own"
+EXACT_RATES: Final = (0.001, 0.004, 0.02)
+"""Estimates are longer than gradients, so these may take other rates than the preset's."""
 SUBSPACE_SEEDS: Final = (1, 2, 3, 4, 5)
 GAINED, NEAR, KEPT_SHARE, MEMORY_SHARE = 2.0, (0.5, 3.0), 0.5, 0.2
 """Targets: points over frozen, points behind central by scene, share of a gain, of memory."""
@@ -384,7 +388,7 @@ def plan(book: Book, quick: bool) -> list[Cell]:
         for c in of_row(book, scene, arm, quick=quick)
     ]
     if not quick:
-        rows += [c for label in SUBSPACE for c in subspace(label)]
+        rows += [*exact_tuning().values(), *(c for s in SUBSPACE for c in subspace(book, s))]
     found = {(c.name, c.seed): c for c in cells + rows}
     return sorted(found.values(), key=_turn)
 
@@ -395,18 +399,38 @@ def _turn(one: Cell) -> tuple[bool, bool, int]:
     return late, one.seed != TUNING_SEED, one.seed
 
 
-def subspace(label: str) -> list[Cell]:
+def subspace(book: Book, label: str) -> list[Cell]:
     """Return the preset's runs with its few numbers frozen, trained exactly, or by estimates."""
+    if label != EXACT:
+        return [_preset(label, SUBSPACE[label], seed) for seed in SUBSPACE_SEEDS]
+    best = book.best(exact_tuning())
+    if best is None:
+        return []
+    changes = (*SUBSPACE[label], f"topology.rate={best}")
+    return [_preset(label, changes, seed) for seed in SUBSPACE_SEEDS]
+
+
+def exact_tuning() -> dict[str, Cell]:
+    """Return the runs that choose the rate of exact gradients in the preset."""
+    return {
+        f"{rate:g}": _preset(
+            f"tuning/{rate:g}", (*SUBSPACE[EXACT], f"topology.rate={rate}"), TUNING_SEED
+        )
+        for rate in EXACT_RATES
+    }
+
+
+def _preset(label: str, changes: tuple[str, ...], seed: int) -> Cell:
     preset = Document.read(PRESET)
-    preset.override(SUBSPACE[label], Experiment)
+    preset.override(changes, Experiment)
     left = {key: value for key, value in preset.data.items() if key not in {"name", "seed"}}
     left |= {"checkpoint": {"every_s": 86_400}, "tracking": {"enabled": False}}
-    return [Cell(f"{PRESET.stem}/{label}", seed, left) for seed in SUBSPACE_SEEDS]
+    return Cell(f"{PRESET.stem}/{label}", seed, left)
 
 
 def subspace_runs(book: Book, label: str) -> list[Record]:
     """Return the finished ones."""
-    return book.done(subspace(label))
+    return book.done(subspace(book, label))
 
 
 def runs(book: Book, scene: str, label: str, quick: bool) -> list[Record]:
@@ -600,8 +624,9 @@ def _subspace(book: Book) -> Table:
     gains = {label: _gains(rows, found["frozen"]) for label, rows in found.items()}
     rows = []
     for label, runs_ in found.items():
-        gained, exact = gains[label], gains["FedV"]
-        kept = fmean(gained) / fmean(exact) if gained and exact else float("nan")
+        gained = gains[label]
+        most = max((fmean(gains[name]) for name in ("FedV", EXACT) if gains[name]), default=0.0)
+        kept = f"{100 * fmean(gained) / most:.0f} %" if gained and most > 0 else "-"
         count = sum(r["payloads"]["count"] for r in runs_)
         sent = (
             sum(size for r in runs_ for hop, size in r["hops"].items() if hop.endswith(way)) / 1e3
@@ -611,11 +636,15 @@ def _subspace(book: Book) -> Table:
             label,
             seeds(runs_),
             spread(runs_, tail),
-            *(("-", "-") if label == "frozen" else (_interval(gained), f"{100 * kept:.0f} %")),
+            *(("-", "-") if label == "frozen" else (_interval(gained), kept)),
             *(f"{kilobytes / count:.0f}" if count else "-" for kilobytes in sent),
             spread(runs_, lambda r: r["summary"].get("virtual_seconds"), "{:.0f}"),
         ])  # fmt: skip
-    title = f"{PRESET.name}: prompt of four tokens, 120 updates; asked of FedVZ is {KEPT_SHARE:.0%}"
+    tried = "; ".join(f"{rate}: {_score(book.find(c))}" for rate, c in exact_tuning().items())
+    title = (
+        f"{PRESET.name}: prompt of four tokens, 120 updates; asked of FedVZ is {KEPT_SHARE:.0%} of "
+        f"the gain; rates of its own on a seed of their own, accuracy: {tried}"
+    )
     return Table(title, _SUBSPACE, rows)
 
 
