@@ -99,7 +99,7 @@ SUBSPACE: Final = {
 EXACT: Final = "FedV, rate of its own"
 EXACT_RATES: Final = (0.001, 0.004, 0.02)
 """Estimates are longer than gradients, so these may take other rates than the preset's."""
-SUBSPACE_SEEDS: Final = (1, 2, 3, 4, 5)
+SUBSPACE_SEEDS: Final = (1, 2, 3)
 GAINED, NEAR, KEPT_SHARE, MEMORY_SHARE = 2.0, (0.5, 3.0), 0.5, 0.2
 """Targets: points over frozen, points behind central by scene, share of a gain, of memory."""
 
