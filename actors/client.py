@@ -37,7 +37,7 @@ from policies.update import Base, Masked, ModelSchema
 from policies.wire import Header, encode
 
 CACHE_BYTES = 256 * 2**20
-"""Examples kept ready for training, a process; and as many bytes of features."""
+"""Examples that a client actor, or a thread, keeps ready for training; as many of features."""
 COHORT_BYTES = 64 * 2**20
 """Weights of the clients that train side by side: more do not fit a cache."""
 
@@ -122,6 +122,8 @@ class Client:
         self._draws = draws
         self._model = work.build(holdings.shape)
         self._corrector = Corrector(work, holdings.shape)
+        if not draws:
+            self._corrector.prepare()
         self._ends = None if work.split is None else EndsTrainer(work, self._model, self._cut_at)
         if self._ends is not None and self._ends.caches:
             self._model = self._ends.on_features()
@@ -214,8 +216,11 @@ class Client:
     @property
     def may_draw(self) -> bool:
         """Whether training may draw from torch's global generator; users' own code is not read."""
-        model, encoder = self._work.model, getattr(self._work.model, "encoder", None)
-        kinds = self._work.method.training.kind, model.kind, getattr(encoder, "kind", "")
+        model = self._work.model
+        encoder = getattr(model, "encoder", None)
+        method = self._work.method
+        policies = method.training, method.uplink, method.correction, model, encoder
+        kinds = [policy.kind for policy in policies if policy is not None]
         if self._work.split is not None or any(":" in kind for kind in kinds):
             return True
         return any(_drops(module) for module in self._model.module.modules())

@@ -190,6 +190,7 @@ def times(nodes: Nodes, folder: Path, dice: random.Random, turns: int, digest: s
             _check(summary.digest == digest and drill.fired == [name], f"{name}, turn {turn}")
             back_s = back - drill.at if name != "node" else float("nan")
             _check(back_s > 0 or name == "node", f"{name}, turn {turn}: nothing came back in time")
+            _check(drill.committed_at > 0, f"{name}, turn {turn}: nothing was committed after it")
             found[name].append((drill.committed_at - drill.at, back_s))
             nodes.refill()
             print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
@@ -218,9 +219,10 @@ def _killed_run(
     if (out / "summary.json").exists():  # it was faster: no kill at all
         return _killed_run(nodes, out.with_name(f"{out.name}x"), dice, digest, *changes)
     goes_on = [sys.executable, __file__, "--resume", str(out), *address]
-    ended = subprocess.run(goes_on, check=False, **quiet)
-    _check(ended.returncode == 0, f"resume of {out.name}: {ended.stdout[-2000:]}")
+    ended = subprocess.run(goes_on, check=False, capture_output=True, text=True)
+    _check(ended.returncode == 0, f"resume of {out.name}: {ended.stderr[-2000:]}")
     found = json.loads(ended.stdout.splitlines()[-1])
+    _check(found["committed_at"] > 0 < found["back"], f"{out.name}: nothing came after the resume")
     _check(found["digest"] == digest, f"digest of {out.name}")
     return found["committed_at"] - killed, found["back"] - killed
 

@@ -121,7 +121,7 @@ class Elsewhere:
         content = content or xxhash.xxh3_128(data).hexdigest()
         if content in self._there:
             return content, 0
-        target = self._at(f"{OBJECTS}/{content}")
+        target = self._free(f"{OBJECTS}/{content}")
         if stays:
             self._fs.put_file(str(path), target)
         else:
@@ -151,13 +151,14 @@ class Elsewhere:
 
     def deliver(self, folder: Path) -> None:
         """Copy a finished run under its files' own names, `LAST` at the end; drop what was kept."""
+        self.whole = False
         files = sorted(_files(folder), key=lambda path: path.name == LAST)
         for path in files:
             name = path.relative_to(folder).as_posix()
-            target = self._at(name)
+            target = self._free(name)
             self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             if name == LAST:
-                partial: Any = f"{target}.partial"
+                partial: Any = self._free(f"{name}.partial")
                 self._fs.pipe_file(partial, path.read_bytes())
                 self._fs.mv(partial, target)
             else:
@@ -170,6 +171,13 @@ class Elsewhere:
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+    def _free(self, name: str) -> str:
+        """Return where a file goes, once what a copy that was cut has left there is gone."""
+        target = self._at(name)
+        if self._fs.exists(target):
+            self._fs.rm_file(target)
+        return target
 
     def _exists(self, name: str) -> bool:
         try:

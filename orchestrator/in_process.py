@@ -101,7 +101,10 @@ class InProcessRuntime:
         """Do nothing: this process can train."""
 
     def submit(self, job: Job) -> Pending[Finished]:
-        """Train when the result is asked for, side by side with others if the model allows."""
+        """Train when the result is asked for, side by side with others if the model allows.
+
+        Threads begin full groups at once.
+        """
         if job.assignment.fault in {"crash", "hang"}:
             raise ExperimentError(
                 f"faults: {job.assignment.fault} ends a process, and an in-process run has no "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,7 @@ from orchestrator.document import to_yaml
 from orchestrator.elsewhere import Elsewhere, is_url
 from orchestrator.experiment import Experiment, read
 from orchestrator.tracking.tracker import TrackingSettings
-from policies.types import ExperimentError
+from policies.types import ExperimentError, LatecomerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,8 @@ class Request:
             ExperimentError: If a new run's folder holds one already, or a resumed one is finished.
         """
         out, elsewhere = self.out, self.elsewhere
-        if elsewhere is not None and elsewhere.finished():
-            raise ExperimentError(f"{self.where} holds a finished run. Name another --out.")
-        if elsewhere is not None and elsewhere.going() and not self.resume:
-            raise ExperimentError(
-                f"{self.where} holds a run already. Go on with it by --resume {self.where}, or "
-                "name another --out."
-            )
+        if elsewhere is not None:
+            self._look_elsewhere(elsewhere)
         if self.resume:
             if (out / "summary.json").exists():
                 raise ExperimentError(
@@ -82,6 +79,27 @@ class Request:
         out.mkdir(parents=True, exist_ok=True)
         (out / "experiment.yaml").write_text(to_yaml(self.experiment), encoding="utf-8")
         (out / "paths.json").write_text(json.dumps(list(self.paths)), encoding="utf-8")
+
+    def _look_elsewhere(self, elsewhere: Elsewhere) -> None:
+        """Refuse a URL where something else is."""
+        with _nothing_left(self.out.parent):
+            if elsewhere.finished():
+                raise ExperimentError(f"{self.where} holds a finished run. Name another --out.")
+            if elsewhere.going() and not self.resume:
+                raise ExperimentError(
+                    f"{self.where} holds a run already. Go on with it by --resume {self.where}, or "
+                    "name another --out."
+                )
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Remove a folder if what it was made for is refused."""
+    try:
+        yield
+    except LatecomerError:
+        shutil.rmtree(folder)
+        raise
 
 
 def new(
@@ -130,12 +148,13 @@ def again(location: str) -> Request:
     Raises:
         ExperimentError: If the folder holds no run.
     """
-    out, elsewhere = located(location)
     _check_job(location, None)
-    if elsewhere is not None and not elsewhere.finished():
-        elsewhere.fetch(out)
-    elif elsewhere is not None:
-        raise ExperimentError(f"the run in {location} is finished.")
+    out, elsewhere = located(location)
+    if elsewhere is not None:
+        with _nothing_left(out.parent):
+            if elsewhere.finished():
+                raise ExperimentError(f"the run in {location} is finished.")
+            elsewhere.fetch(out)
     file = out / "experiment.yaml"
     if not file.exists():
         raise ExperimentError(f"{out} holds no run: there is no experiment.yaml in it.")

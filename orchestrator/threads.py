@@ -65,10 +65,13 @@ class Threads:
         while task.result is None:
             self._send_full()
             self._send_to_idle()
+            if not self._under_way:
+                raise RunError("an update's group has failed before")
             for future in wait(self._under_way, return_when=FIRST_COMPLETED).done:
+                tasks = self._under_way.pop(future)
                 found = future.result()
                 self._look_at_randomness()
-                self._take(self._under_way.pop(future), found)
+                self._take(tasks, found)
 
     def close(self) -> None:
         """End the threads; what they are at comes to nothing."""
@@ -108,6 +111,7 @@ class Threads:
         """
         if not torch.equal(torch.default_generator.get_state(), self._random):
             raise RunError(
-                "training has drawn from torch's global random generator, which threads share: the "
-                "run would not repeat. Run it without --workers, or on Ray."
+                "something in this process has drawn from torch's global random generator, which "
+                "threads that train share: the run would not repeat. Run it without --workers, or "
+                "on Ray."
             )

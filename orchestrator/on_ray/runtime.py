@@ -276,6 +276,8 @@ class RayRuntime:
         """Test a version; asks again if the evaluator dies."""
 
         def ask() -> Any:
+            if self._evaluator is None and not self._crew.is_there():
+                return None  # version 0 is tested when training is under way
             exam, buffers = exam_of(version, encoder, states)
             return self._examiner().evaluate.remote(packed(exam), *buffers)
 
@@ -288,7 +290,7 @@ class RayRuntime:
         )
 
     def _examiner(self) -> Any:
-        """Return the evaluator, started now at the latest: training waits for no test."""
+        """Return the evaluator, started now if it is not there."""
         if self._evaluator is None:
             shell = ray.remote(EvaluatorActor).options(num_cpus=0, **ONCE_MORE)
             self._evaluator = shell.remote(*self._arguments)

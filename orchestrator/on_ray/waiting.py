@@ -45,7 +45,7 @@ class PendingCall(Generic[T]):
 
     Args:
         wheel: Turns while somebody waits.
-        call: Makes the call.
+        call: Makes the call; returns None while it cannot be made yet.
         deadline_s: For an answer.
         what: Is waited for, in words.
         tries: How often it is made.
@@ -71,12 +71,14 @@ class PendingCall(Generic[T]):
         self._read = read
         self._value: tuple[T] | None = None
         self._lost = ""
-        self._end = time.monotonic() + deadline_s
+        self._end = float("inf")
         self._ask()
 
     def _ask(self) -> None:
         self._asked = time.monotonic()
         self._reference = self._call()
+        if self._end == float("inf") and self._reference is not None:
+            self._end = self._asked + self._deadline_s
 
     def done(self) -> bool:
         """Say whether the result is here.

@@ -113,22 +113,26 @@ class Store(Things):
         the run gets a point without a number at the run's start.
         """
         make = self._entities.Metric
-        metrics = [
+        metrics = [make(name, math.nan, started_ms, 0) for p in points for name in p.begun]
+        metrics += [
             make(name, value, started_ms + round(1000 * p.time_s), p.version)
             for p in points
             for name, value in p.metrics.items()
         ]
-        metrics += [make(name, math.nan, started_ms, 0) for p in points for name in p.begun]
         for part in chunks(metrics, MAX_METRICS):
             self._log(run_id, "metrics", part)
 
-    def count_points(self, run_id: str) -> int:
-        """Say how many points a run has: each has the run's own time, under a version of its own.
+    def points(self, run_id: str) -> set[int]:
+        """Return the versions of which a run has the figures.
 
-        The time is the last figure of a point that is sent: where it is, all of the point is.
+        The run's own time is the last of them that is sent: where it is, all of the point is.
         """
         history = self._client.get_metric_history(run_id, CLOCK)
-        return len({metric.step for metric in history if not math.isnan(metric.value)})
+        return {metric.step for metric in history if not math.isnan(metric.value)}
+
+    def names(self, run_id: str) -> set[str]:
+        """Return the names of a run's metrics."""
+        return set(self._client.get_run(run_id).data.metrics)
 
     def send_path(self, run_id: str, path: Path) -> None:
         """Send a file or a folder; note one that is gone."""

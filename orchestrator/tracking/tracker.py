@@ -101,6 +101,7 @@ class Tracker:
         self._outbox = Outbox()
         self._serial = 0  # of the next point
         self._first = 0  # of this process's points
+        self._there: set[int] = set()  # versions whose points MLflow had when it was reached
         self._named: set[str] = set()  # metrics with a point
         self._wanted = 0  # points with a smaller serial are delivered or wait already
         self._notes: list[str] = []
@@ -160,7 +161,7 @@ class Tracker:
             serial, self._serial = self._serial, self._serial + 1
             begun = [name for name in metrics if serial and name not in self._named]
             self._named.update(metrics)
-            if serial >= self._wanted:
+            if serial >= self._wanted and point.version not in self._there:
                 self._outbox.points.append(
                     Waiting.model_construct(
                         serial=serial,
@@ -375,26 +376,31 @@ class Tracker:
                 run_name=self._run_name,
                 started_ms=self._kept.started_ms,
             )
-        there = self._store.count_points(run_id)
+        there, names = self._store.points(run_id), self._store.names(run_id)
         with self._changed:
             if not self._closed.is_set():
                 self._kept.run_id = run_id
-                self._catch_up(there)
+                self._catch_up(there, names)
                 self._note_disk(self._keep_run)
         return run_id
 
-    def _catch_up(self, there: int) -> None:
+    def _catch_up(self, there: set[int], names: set[str]) -> None:
         """Leave out what MLflow has already, though this folder may not know; hold the lock.
 
         Args:
-            there: How many points it has.
+            there: Versions whose points it has.
+            names: Metrics that it has.
         """
-        self._kept.delivered = max(self._kept.delivered, there)
-        self._wanted = max(self._wanted, there)
-        points = self._outbox.points
-        self._outbox.points = [point for point in points if point.serial >= there]
-        if self._first > self._wanted:
-            self._note(f"points {self._wanted} to {self._first - 1} were lost with a killed run")
+        self._there = there
+        self._named |= names
+        points = [point for point in self._outbox.points if point.version not in there]
+        for point in points:
+            point.begun = [name for name in point.begun if name not in names]
+        self._outbox.points = points
+        known = max(self._wanted, len(there))
+        if self._first > known:
+            self._note(f"points {known} to {self._first - 1} were lost with a killed run")
+        self._first = 0  # said once
 
     def _send_named(self, run_id: str, field: Literal["params", "tags"]) -> None:
         with self._changed:

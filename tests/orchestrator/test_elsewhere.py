@@ -188,19 +188,51 @@ def test_a_list_that_is_cut_is_passed_over(
     assert summary.digest == ran(small("stop.versions=12")).digest
 
 
-def test_nothing_is_written_over(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some stores refuse to move or to write where there is something."""
-    for name in ("pipe_file", "mv"):
+def test_nothing_is_written_over(
+    go: Go, small: Any, ran: Any, store: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some stores refuse to move or to write where there is something, also after a cut copy."""
+    cuts = []
+    for name, at in {"pipe_file": 0, "put_file": 1, "mv": 1}.items():
         real = getattr(MemoryFileSystem, name)
 
-        def careful(self: Any, *args: Any, real: Any = real, name: str = name, **more: Any) -> Any:
-            target = args[1] if name == "mv" else args[0]
+        def careful(self: Any, *args: Any, real: Any = real, at: int = at, **more: Any) -> Any:
+            target = args[at]
             assert not self.exists(target), f"{target} is there"
-            return real(self, *args, **more)
+            found = real(self, *args, **more)
+            if cuts and cuts[-1](target):
+                cuts.pop()
+                raise KeyboardInterrupt
+            return found
 
         monkeypatch.setattr(MemoryFileSystem, name, careful)
-    summary, _ = go(URL)
-    assert summary.versions == 12
+
+    checkpoints = iter(range(100))
+    cuts.append(lambda target: target.endswith("/summary.json.partial"))
+    cuts.append(lambda target: target.endswith("/report.html"))
+    cuts.append(lambda target: "/going/" in target and next(checkpoints) == 40)
+    with pytest.raises(KeyboardInterrupt):
+        go(URL)
+    for left in (1, 0):
+        with pytest.raises(KeyboardInterrupt):
+            go(URL, resume=True)
+        assert len(cuts) == left
+    summary, _ = go(URL, resume=True)
+    assert summary.digest == ran(small("stop.versions=12")).digest
+    assert not {name for name in names(store) if "partial" in name or "going" in name}
+
+
+def test_what_is_refused_leaves_no_folder(
+    go: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither a new run where one is, nor a finished one that is to go on, nor one that is not."""
+    go(URL)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = list(tmp_path.iterdir())
+    for url, resume in ((URL, False), (URL, True), ("memory://bucket/nothing", True)):
+        with pytest.raises(ExperimentError):
+            go(url, resume=resume)
+    assert list(tmp_path.iterdir()) == before
 
 
 def test_a_file_that_changes_meanwhile(

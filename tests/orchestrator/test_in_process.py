@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from actors.client import Client
 from actors.faults import PlannedError
+from actors.work import Work
 from orchestrator import in_process
 from orchestrator.engine import Interrupted
 from orchestrator.request import Request
@@ -96,6 +98,24 @@ def test_threads_change_no_bit(
         assert summary.digest == digest
         assert (summary.hosting, summary.client_actors) == ("in-process", threads)
         assert f"hosting: in-process, {threads} threads (--workers asks for it)" in text
+
+
+def test_models_are_made_on_the_main_thread(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are drawn from torch's global generator, which threads share."""
+    real, made = Work._whole, list[bool]()
+
+    def whole(self: Work, shape: Any) -> Any:
+        made.append(threading.current_thread() is threading.main_thread())
+        return real(self, shape)
+
+    monkeypatch.setattr(Work, "_whole", whole)
+    own = "method.correction={kind: distillation, proxy: client, ramp: 6, steps: 3, batch: 32}"
+    summary, _ = threaded(small(own), tmp_path / "run")
+    assert summary.client_actors == 2
+    assert len(made) > 4
+    assert all(made)
 
 
 def test_threads_share_the_work(small: Any, tmp_path: Path) -> None:

@@ -47,14 +47,27 @@ def reference(small: Any, ran: Any) -> str:
     return str(ran(small()).digest)
 
 
-def test_pooled(small: Any, reference: str, head: Any, tmp_path: Path) -> None:
-    """Actors that host many clients give the in-process digest."""
+def test_pooled(
+    small: Any, reference: str, head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Actors that host many clients give the in-process digest; no evaluator delays their start."""
+    from orchestrator.on_ray.runtime import RayRuntime
+
+    begin, early = RayRuntime.begin, []
+
+    def begins(self: Any) -> None:
+        early.append(self._evaluator is not None)
+        begin(self)
+        early.append(self._evaluator is not None)
+
+    monkeypatch.setattr(RayRuntime, "begin", begins)
     workers = 2  # other tests take one
     summary, ops = on_ray(
         small("hosting=pooled"), tmp_path / "run", head.address, workers=workers, profile=True
     )
     assert summary.digest == reference
     assert (summary.hosting, summary.client_actors) == ("pooled", workers)
+    assert early == [False, True]
     started = {row["actor"] for row in ops if row["kind"] == "actor_started"}
     assert started <= {f"worker-{index}" for index in range(workers)}  # the run may end first
     assert started

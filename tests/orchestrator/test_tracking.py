@@ -231,6 +231,7 @@ def test_a_folder_that_is_behind_mlflow(server: Server, tmp_path: Path) -> None:
 
     assert delivery == Delivery(delivered=True, pending=0, note="", run_id=stopped.run_id)
     assert steps(server.uri, delivery, "virtual_seconds") == list(range(7))
+    assert steps(server.uri, delivery, "accuracy") == list(range(6)), "and no second beginning"
     assert [step for step in steps(server.uri, delivery, "again") if step] == [6]
 
 
@@ -408,10 +409,11 @@ def test_points_lost_with_a_killed_process_are_said(tmp_path: Path) -> None:
     """What only the killed process knew cannot come back: the gap is named."""
     kept = {"key": "abc", "started_ms": STARTED_MS, "run_id": "r1", "delivered": 5}
     (tmp_path / "mlflow.json").write_text(json.dumps(kept))
-    for there, gone in ((5, "5 to 7"), (7, "7 to 7"), (8, "")):
+    for there, gone in (({0, 4}, "5 to 7"), (set(range(7)), "7 to 7"), (set(range(8)), "")):
         watched = tracker(tmp_path, "http://127.0.0.1:1")
         watched._recall(8)
-        watched._catch_up(there)
+        watched._catch_up(there, set())
+        watched._catch_up(there, set())  # as when MLflow was away for a while
         assert watched._notes == [f"points {gone} were lost with a killed run"] * bool(gone)
         assert watched.run_id == "r1"
 
