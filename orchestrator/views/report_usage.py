@@ -81,5 +81,7 @@ def where_time_went(used: pd.DataFrame, summary: Mapping[str, Any]) -> Part | No
 
 
 def _process(actor: str) -> str:
-    """Return what a process is drawn as: client actors together."""
+    """Return what a process is drawn as: client actors together, and threads that train."""
+    if re.fullmatch(r"thread \d+", actor):
+        return "clients"
     return "client actors" if re.fullmatch(r"(client|worker)-\d+", actor) else actor

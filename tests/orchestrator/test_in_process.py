@@ -127,6 +127,8 @@ def test_threads_share_the_work(small: Any, tmp_path: Path) -> None:
     assert set(trained) == {"thread 0", "thread 1"}
     assert sum(trained.values()) >= summary.updates
     assert min(trained.values()) > summary.updates // 5
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "thread 0" not in report, "threads are shown together"
 
 
 def test_threads_and_resume(small: Any, ran: Any, saving: str, tmp_path: Path) -> None:
