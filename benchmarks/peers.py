@@ -1,6 +1,6 @@
 """How many client updates a second do other frameworks make of the same work, beside latecomer?
 
-    python benchmarks/peers.py [--quick] [--only NAME] [--repeats N] [--json FILE]
+    python benchmarks/peers.py [--quick] [--only NAME] [--model NAME] [--repeats N] [--json FILE]
                                [--environments DIR] [--scaling]
 
 100 clients of 100 samples of 28x28, batch 20, one local epoch, SGD; an MLP and a CNN, those of
@@ -553,7 +553,8 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     if arguments.quick:
         there = [peer for peer in peers if ready(peer, arguments.environments)]
         return [_cell(peer, "mlp", QUICK, peer.beside[:1]) for peer in there]
-    return [_cell(peer, model, 1, peer.beside) for model in UPDATES for peer in peers]
+    models = [model for model in UPDATES if arguments.model in {None, model}]
+    return [_cell(peer, model, 1, peer.beside) for model in models for peer in peers]
 
 
 def _cell(peer: Peer, model: str, less: int, beside: tuple[str, ...]) -> Cell:
@@ -566,6 +567,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="MLP, one turn, what is installed")
     parser.add_argument("--only", help="one framework", choices=_names())
+    parser.add_argument("--model", help="one model", choices=list(UPDATES))
     parser.add_argument("--repeats", type=int, default=5, help="turns of each; medians are shown")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="made once, kept")
