@@ -30,6 +30,7 @@ from policies.splitting.halves_torch import (
 )
 from policies.splitting.process import step_of
 from policies.training import Member, Trained
+from policies.training.adjustment_torch import Adjustment
 from policies.training.flat_torch import FlatModel
 from policies.training.sgd import LocalSteps
 from policies.training.sgd_torch import Steps, batches
@@ -237,11 +238,16 @@ class EndsTrainer:
             steps.take(self._head)
             return _NONE, 0.0
         z = self._read(reply, schema, ends.features).reshape(-1, len(y), ends.features)
+        adjusted = Adjustment(self._training, member.y)
+
+        def tail(features: torch.Tensor) -> torch.Tensor:
+            return adjusted(self._module.tail(features))
+
         with torch.random.fork_rng(devices=[]):
             seed = stream_seed(self._seed, f"train/{step}", *assignment.address)
             torch.default_generator.manual_seed(seed)
-            each, gradient = learn_tail(self._module.tail, z[0], y)
-            answer = self._look(assignment, process, exchange, z, (x, y, each), step)
+            each, gradient = learn_tail(tail, z[0], y)
+            answer = self._look(assignment, process, exchange, z, tail, (x, y, each), step)
         steps.take(self._tail)
         if exchange.copies > 1:
             steps.take(self._head)
@@ -256,6 +262,7 @@ class EndsTrainer:
         process: Process,
         exchange: Exchange,
         z: torch.Tensor,
+        tail: Callable[[torch.Tensor], torch.Tensor],
         batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         step: int,
     ) -> _Answer | None:
@@ -267,6 +274,7 @@ class EndsTrainer:
             exchange: Says how often the batch was moved.
             z: Features: of the batch, of its moved copies, and by moved weights, shape
                 (copies + moves, n, features).
+            tail: Maps features to the logits of the loss.
             batch: Inputs, labels, and the losses at the point itself, shape (n,).
             step: Which batch it is.
         """
@@ -274,7 +282,6 @@ class EndsTrainer:
         if not isinstance(gradient, Differences):
             return None
         x, y, each = batch
-        tail = self._module.tail
         looks = torch.stack([losses(tail, row, y) for row in z[1:]]) if len(z) > 1 else z[:0, :, 0]
         copies, sides = exchange.copies - 1, gradient.sides
         if copies:

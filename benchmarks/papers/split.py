@@ -137,6 +137,7 @@ class Arm:
         flight: Clients at a time.
         size: Updates a version.
         rounds: Whether a client begins when the version with the last one's work is there.
+        adjusted: Whether clients adjust logits by their labels, and the encoder's rate falls, too.
         central: Whether one machine has all examples.
         tuned_as: Whose rates it takes, if it is not tuned.
     """
@@ -150,9 +151,15 @@ class Arm:
     flight: int = CONCURRENCY
     size: int = SIZE
     rounds: bool = False
+    adjusted: bool = False
     central: bool = False
     tuned_as: str = ""
 
+
+_ADJUSTED: Final = (
+    *(Rate(0.003, 0.0003), Rate(0.003, 0.001), Rate(0.003, 0.003)),
+    *(Rate(0.01, 0.0003), Rate(0.01, 0.001), Rate(0.01, 0.003), Rate(0.03, 0.001)),
+)
 
 ARMS: Final = {
     arm.label: arm
@@ -194,6 +201,33 @@ ARMS: Final = {
             rounds=True,
             tuned_as="fedv, last block",
         ),
+        Arm(
+            "frozen, one at a time, adjusted",
+            (Rate(0.003), Rate(0.01), Rate(0.03), Rate(0.1)),
+            (Rate(0.003), Rate(0.01), Rate(0.03), Rate(0.1)),
+            size=1,
+            rounds=True,
+            adjusted=True,
+        ),
+        Arm(
+            "fedv, last block, two at a time, adjusted",
+            trains=LAST,
+            momentum=0.9,
+            flight=2,
+            size=1,
+            adjusted=True,
+            tuned_as="fedv, last block, one at a time, adjusted",
+        ),
+        Arm(
+            "fedv, last block, one at a time, adjusted",
+            _ADJUSTED,
+            _ADJUSTED,
+            trains=LAST,
+            momentum=0.9,
+            size=1,
+            rounds=True,
+            adjusted=True,
+        ),
         Arm("cnn, fedavg", (Rate(0.03), Rate(0.1), Rate(0.2))),
         Arm(
             "central, last block",
@@ -231,6 +265,8 @@ def asked(
         if rounds
         else {"kind": "fedbuff", "size": size},
     }
+    if arm.adjusted:
+        method["training"]["logit_adjustment"] = 1.0
     if rate.server != 1:
         method["aggregation"]["rate"] = rate.server
     if not rounds:
@@ -247,6 +283,8 @@ def asked(
             "momentum": arm.momentum,
             "activations": {"kind": "dense", "values": "fp16"},
         }
+    if arm.adjusted and rate.encoder:
+        whole["topology"] |= {"rate_final": rate.encoder / FACTOR, "rate_versions": updates // size}
     return whole
 
 

@@ -8,7 +8,7 @@ back-propagation through the whole model.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import torch
@@ -89,13 +89,13 @@ class BodyModule(nn.Module):
         return z
 
 
-def losses(tail: nn.Module, z: Tensor, y: Tensor) -> Tensor:
+def losses(tail: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
     """Return each example's cross-entropy, shape (n,), without leaving gradients."""
     with torch.no_grad():
         return functional.cross_entropy(tail(z), y, reduction="none")
 
 
-def learn_tail(tail: nn.Module, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def learn_tail(tail: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Leave the gradient of the mean loss on the tail's parameters.
 
     Args:

@@ -89,6 +89,14 @@ class TrainingPolicy(Policy):
         batch_size: Examples a step; the last batch of an epoch may be shorter, and counts.
         momentum: Of the local steps; starts at zero with every assignment.
         weight_decay: Added to the gradient as ``weight_decay * w``.
+        logit_adjustment: tau: in training, ``tau * log(share of the class among the client's
+            labels)`` is added to each logit, and the loss is told so. A client then says nothing
+            of classes that it does not have, and does not push up those that it has much of.
+            0 for none; 1 is the paper's.
+
+    Source:
+        Logit adjustment: Menon et al., ICLR 2021, arXiv:2007.07314, equation 10; with each
+        client's own shares in split learning: Yang and Liu 2024, arXiv:2405.04875.
     """
 
     lr: PositiveFloat = 0.05
@@ -99,6 +107,7 @@ class TrainingPolicy(Policy):
     batch_size: PositiveInt = 20
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.0
+    logit_adjustment: NonNegativeFloat = 0.0
 
     @property
     def zeros_absorb(self) -> bool:

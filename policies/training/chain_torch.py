@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from policies.training.adjustment_torch import Adjustment
 from policies.training.base import Member, Trained, TrainingPolicy
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -43,6 +44,11 @@ class Chain:
     def __init__(self, layers: Sequence[_Linear]) -> None:
         self._layers = tuple(layers)
         self._agree: dict[tuple[int, int], bool] = {}
+
+    @property
+    def classes(self) -> int:
+        """What a row of logits holds."""
+        return self._layers[-1].outside
 
     @classmethod
     def of(cls, module: nn.Module, parameters: Sequence[Tensor]) -> Chain | None:
@@ -175,6 +181,7 @@ class Chain:
         y: Tensor,
         scale: Tensor,
         into: Sequence[_Views] | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """Add the gradient of the mean cross-entropy, times `scale`, to the weights.
 
@@ -184,12 +191,14 @@ class Chain:
             y: Labels, shape (g, b).
             scale: One factor a member, shape (g,).
             into: If given, the gradients go there, and what was there is lost.
+            added: To the logits before the loss, shape (g, out).
 
         Returns:
             Sums of the losses over each member's batch, shape (g,), float64.
         """
         inputs = self.answers(weights, x)
-        logs = torch.log_softmax(inputs[-1], 2)
+        logits = inputs[-1] if added is None else inputs[-1] + added.unsqueeze(1)
+        logs = torch.log_softmax(logits, 2)
         labels = y.unsqueeze(2)
         losses = -logs.gather(2, labels).sum((1, 2), dtype=torch.float64)
         delta = logs.exp_()
@@ -280,6 +289,10 @@ class _Block:
         self._x = torch.empty(count, max(self._sizes), inside)
         self._y = torch.empty(count, max(self._sizes), dtype=torch.int64)
         self._steps = [0] * count
+        self._added = None
+        if policy.logit_adjustment:
+            each = [Adjustment(policy, member.y).added(chain.classes) for member in members]
+            self._added = torch.stack(each)
 
     def length(self, place: int, batch: int) -> int:
         """Return how long a member's batch is."""
@@ -300,12 +313,13 @@ class _Block:
         x, y = self._x[begin:end, row : row + length], self._y[begin:end, row : row + length]
         params, rates = self._params[begin:end], self._rates[begin:end]
         weights = self._chain.views(params)
+        added = None if self._added is None else self._added[begin:end]
         if self._grads is None:
-            losses = self._chain.step(weights, x, y, -rates)
+            losses = self._chain.step(weights, x, y, -rates, None, added)
         else:
             grads = self._grads[begin:end]
             into = self._chain.views(grads)
-            losses = self._chain.step(weights, x, y, torch.ones_like(rates), into)
+            losses = self._chain.step(weights, x, y, torch.ones_like(rates), into, added)
             params.addcmul_(self._moved(begin, end, params, grads), -rates.unsqueeze(1))
         self._losses[begin:end] += losses
         for place in range(begin, end):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from policies.training.adjustment_torch import Adjustment
 from policies.training.base import Task, Trained, TrainingPolicy
 from policies.training.flat_torch import FlatModel
 
@@ -40,11 +41,12 @@ def local_sgd(
     """
     n = int(y.shape[0])
     steps = Steps(policy, model, task, proximal=proximal)
+    adjusted = Adjustment(policy, y)
     total = torch.zeros((), dtype=torch.float64)
     model.module.train()
     for done, rows in enumerate(batches(policy, n, task.rng), start=1):
         model.grads.zero_()
-        loss = functional.cross_entropy(model.module(x[rows]), y[rows])
+        loss = functional.cross_entropy(adjusted(model.module(x[rows])), y[rows])
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach() * rows.shape[0]
         steps.take()

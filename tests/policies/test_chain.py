@@ -49,6 +49,7 @@ POLICIES = [
     Sgd(lr=0.1, lr_final=0.01, lr_versions=20, batch_size=7, epochs=1),
     Sgd(lr=0.05, batch_size=4, steps=9, momentum=0.9, weight_decay=0.01),
     Proximal(mu=0.1, lr=0.1, batch_size=6, epochs=2),
+    Sgd(lr=0.1, batch_size=5, epochs=2, logit_adjustment=1.5),
 ]
 
 

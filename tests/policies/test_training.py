@@ -91,7 +91,9 @@ def by_torch(policy: TrainingPolicy, mu: float = 0.0) -> list[torch.Tensor]:
             optimiser.zero_grad()
             pairs = zip(module.parameters(), start, strict=True)
             distance = torch.stack([((p - p0) ** 2).sum() for p, p0 in pairs]).sum()
-            loss = functional.cross_entropy(module(x[rows]), y[rows]) + mu / 2 * distance
+            shares = torch.tensor([float((y == label).float().mean()) for label in range(3)])
+            logits = module(x[rows]) + policy.logit_adjustment * shares.log()
+            loss = functional.cross_entropy(logits, y[rows]) + mu / 2 * distance
             loss.backward()
             optimiser.step()
             steps.append(flat(module))
@@ -125,6 +127,38 @@ def test_sgd_is_torchs(momentum: float, weight_decay: float, batch_size: int) ->
         lr=0.2, momentum=momentum, weight_decay=weight_decay, batch_size=batch_size, epochs=3
     )
     same(by_us(policy), by_torch(policy))
+
+
+def test_logits_are_adjusted_as_torch_would() -> None:
+    """Every step is that of the loss with tau log(share) written out, and not the plain one's."""
+    policy = Sgd(lr=0.2, logit_adjustment=1.5, batch_size=4, epochs=3)
+    theirs = by_torch(policy)
+    same(by_us(policy), theirs)
+    without = by_torch(Sgd(lr=0.2, batch_size=4, epochs=3))
+    assert not torch.allclose(theirs[-1], without[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_nothing_is_learnt_of_a_class_that_a_client_lacks(norm: bool) -> None:
+    """Its weights and bias stay to the bit, in both ways of training, and the loss is a number."""
+    policy = Sgd(lr=0.2, logit_adjustment=1, batch_size=4, epochs=3)
+    model, (x, y) = FlatModel(net(norm=norm)), examples()
+    assert (model.chain is None) == norm
+    before = [p.detach().clone() for p in list(model.module.parameters())[-2:]]
+    trained = policy.train(model, x, y % 2, batches())
+    assert np.isfinite(trained.loss)
+    for now, was in zip(list(model.module.parameters())[-2:], before, strict=True):
+        assert torch.equal(now[2], was[2])
+        assert not torch.equal(now[0], was[0])
+
+
+def test_one_class_alone_has_nothing_to_learn() -> None:
+    """All of a client's examples are of one class: the loss is 0, and nothing moves."""
+    policy = Sgd(lr=0.2, logit_adjustment=1, batch_size=4)
+    model, (x, y) = FlatModel(net()), examples()
+    before = model.params.clone()
+    assert policy.train(model, x, torch.full_like(y, 1), batches()).loss == 0
+    assert torch.equal(model.params, before)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
