@@ -215,12 +215,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns of each; medians are shown")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     arguments = parser.parse_args()
-    cases = [Case("mlp", 1, 200), Case("mlp", 0.05, 200)]
+    cases = [Case("mlp", 1, 1000), Case("mlp", 0.05, 1000)]
     repeats = arguments.repeats
     if arguments.quick:
         repeats = min(repeats, 2)
     else:
-        cases += [Case("cnn", 1, 40), Case("cnn", 0.05, 40), Case("mlp-10m", 0.01, 10)]
+        cases += [Case("cnn", 1, 60), Case("cnn", 0.05, 60), Case("mlp-10m", 0.01, 10)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "throughput_data.py").write_text(DATA, encoding="utf-8")

@@ -6,6 +6,7 @@ the same end.
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -68,7 +69,11 @@ def run(request: Request, console: Console | None = None) -> Summary:
 
     versions = experiment.stop.versions
     with Progress(console or Console(), versions=versions, judge=judged) as progress:
-        return _Run(request, progress).go()
+        try:
+            return _Run(request, progress).go()
+        finally:
+            # an engine's parts know each other; what its clients keep can be gigabytes
+            gc.collect()
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import threading
 from itertools import count
@@ -17,6 +18,7 @@ from actors.faults import PlannedError
 from actors.work import Work
 from orchestrator import in_process
 from orchestrator.engine import Interrupted
+from orchestrator.engine.state import State
 from orchestrator.request import Request
 from orchestrator.run import Killed, _Run, run
 from policies.types import RunError
@@ -184,3 +186,15 @@ def test_an_error_on_a_thread_ends_the_run(small: Any, tmp_path: Path) -> None:
     experiment = small("model={kind: mlp, hidden: [8]}", "faults=[{fault: error, client: 0}]")
     with pytest.raises(PlannedError):
         threaded(experiment, tmp_path / "run")
+
+
+def test_a_finished_run_holds_nothing(small: Any, tmp_path: Path) -> None:
+    """What a run held is free when it returns, for the next one in this process."""
+
+    def states() -> int:
+        return sum(type(thing) is State for thing in gc.get_objects())
+
+    gc.collect()
+    before = states()
+    run(Request(small(), tmp_path / "run", in_process=True), Console(file=io.StringIO()))
+    assert states() == before
