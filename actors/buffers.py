@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -20,14 +20,28 @@ def piece(buffers: Sequence[Buffer], at: At | None) -> Buffer:
     return NOTHING if at is None else buffers[at[0]][at[1] : at[2]]
 
 
+def heap(size: int) -> Buffer:
+    """Return memory of this process."""
+    return np.empty(size, dtype=np.uint8)
+
+
 def laid(
-    pieces: Sequence[Buffer], alignment: int = 1
+    pieces: Sequence[Buffer], alignment: int = 1, room: Callable[[int], Buffer] = heap
 ) -> tuple[Buffer, tuple[tuple[int, int], ...]]:
-    """Return pieces in one buffer, and from where to where each lies."""
+    """Return pieces in one buffer, and from where to where each lies.
+
+    Args:
+        pieces: What is laid out, in order.
+        alignment: Each begins at a multiple of this.
+        room: Gives the memory.
+    """
     places, filled, at = [], [], 0
     for one in pieces:
         places.append((at, at + one.size))
         padding = -one.size % alignment
         filled += [one, np.zeros(padding, dtype=np.uint8)] if padding else [one]
         at += one.size + padding
-    return np.concatenate(filled), tuple(places)
+    whole = room(at)
+    if filled:
+        np.concatenate(filled, out=whole)
+    return whole, tuple(places)

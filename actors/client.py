@@ -10,20 +10,22 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from actors import faults
-from actors.buffers import ALIGNMENT, NOTHING, laid, piece
+from actors.buffers import ALIGNMENT, NOTHING, heap, laid, piece
 from actors.client_state import StateCodec
 from actors.corrector import Corrector
 from actors.ends import EndsTrainer, Start
 from actors.identity import Identity, identify, join_paths
+from actors.lane import HAS_LANES, End, Pool, Shared
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Examples, Holdings
 from actors.pieces import Bases, Handed
@@ -37,7 +39,7 @@ from policies.update import Base, Masked, ModelSchema
 from policies.wire import Header, encode
 
 CACHE_BYTES = 256 * 2**20
-"""Examples that a client actor, or a thread, keeps ready for training; as many of features."""
+"""Examples that a process keeps ready for training; as many of features."""
 COHORT_BYTES = 64 * 2**20
 """Weights of the clients that train side by side: more do not fit a cache."""
 
@@ -105,25 +107,16 @@ class _Kept:
 class Client:
     """Trains assignments, for one client or for many.
 
-    Args:
-        work: What clients do.
-        holdings: The clients' examples.
-        draws: Whether training may draw from torch's global generator, which is seeded for each
-            update then. Threads share it: beside others a client must not; see `may_draw`.
-
     Attributes:
         watch: Where its time goes.
     """
 
-    def __init__(self, work: Work, holdings: Holdings, *, draws: bool = True) -> None:
+    def __init__(self, work: Work, holdings: Holdings) -> None:
         torch.set_num_threads(1)  # another number of threads gives other sums
         self._work = work
         self._holdings = holdings
-        self._draws = draws
         self._model = work.build(holdings.shape)
         self._corrector = Corrector(work, holdings.shape)
-        if not draws:
-            self._corrector.prepare()
         self._ends = None if work.split is None else EndsTrainer(work, self._model, self._cut_at)
         if self._ends is not None and self._ends.caches:
             self._model = self._ends.on_features()
@@ -199,31 +192,11 @@ class Client:
             with self.watch("train"):
                 return self._ends.finish(assignment, start, member, given.carry, given.reply)
         self._model.load(start.base.values, start.buffers)
-        with self._seeded(assignment), self.watch("train"):
-            return self._work.training(assignment).train(self._model, *member)
-
-    @contextmanager
-    def _seeded(self, assignment: Assignment) -> Iterator[None]:
-        """Seed torch's global generator for an update, if training may draw from it."""
-        if not self._draws:
-            yield
-            return
         with torch.random.fork_rng(devices=[]):
             seed = stream_seed(self._work.seed, "train", *assignment.address)
             torch.default_generator.manual_seed(seed)
-            yield
-
-    @property
-    def may_draw(self) -> bool:
-        """Whether training may draw from torch's global generator; users' own code is not read."""
-        model = self._work.model
-        encoder = getattr(model, "encoder", None)
-        method = self._work.method
-        policies = method.training, method.uplink, method.correction, model, encoder
-        kinds = [policy.kind for policy in policies if policy is not None]
-        if self._work.split is not None or any(":" in kind for kind in kinds):
-            return True
-        return any(_drops(module) for module in self._model.module.modules())
+            with self.watch("train"):
+                return self._work.training(assignment).train(self._model, *member)
 
     def _train_cohort(self, group: Sequence[_Given]) -> Iterator[tuple[Vector, Trained]]:
         """Train side by side."""
@@ -323,13 +296,14 @@ class Client:
         return scores
 
     def train_group(
-        self, order: Order, buffers: Sequence[Buffer]
+        self, order: Order, buffers: Sequence[Buffer], room: Callable[[int], Buffer] = heap
     ) -> tuple[Buffer, Buffer, GroupReceipt]:
         """Train assignments into one contiguous buffer, side by side where the model allows.
 
         Args:
             order: What is asked for.
             buffers: Shared between the group's members.
+            room: Gives memory, first for the payloads, then for the states.
 
         Returns:
             All payloads, all states (of equal length), and the receipt.
@@ -350,10 +324,29 @@ class Client:
             durations += [took / len(cohort)] * len(cohort)
         spent = time.process_time() - cpu
         with self.watch("gather payloads"):
-            payloads, places = laid(pieces, ALIGNMENT)
-            kept, kept_at = laid(states)
+            payloads, places = laid(pieces, ALIGNMENT, room)
+            kept, kept_at = laid(states, room=room)
         receipt = GroupReceipt(places, kept_at, tuple(durations), spent, tuple(figures))
         return payloads, kept, receipt
+
+    def train_through(
+        self, pool: Pool, order: bytes, buffers: Sequence[Buffer]
+    ) -> tuple[bytes, Sequence[Shared]]:
+        """Train a group into memory that is shared, from a packed `Order` to a packed receipt.
+
+        Args:
+            pool: Gives memory for payloads; states stay for long, and have memory of their own.
+            order: What is asked for.
+            buffers: As `train_group`.
+        """
+        found: list[Shared] = []
+
+        def room(size: int) -> Buffer:
+            found.append(Shared.new(size) if found else pool.room(size))
+            return found[-1].room
+
+        *_, receipt = self.train_group(unpacked(order), buffers, room)
+        return packed(receipt), found
 
     def _given(self, order: Order, buffers: Sequence[Buffer]) -> list[_Given]:
         """Return what each of a group is given."""
@@ -454,12 +447,6 @@ def _flags(base: Base, own: int) -> torch.Tensor | None:
     return flags
 
 
-def _drops(module: torch.nn.Module) -> bool:
-    """Say whether a layer leaves out some of its inputs, by the names that torch and timm use."""
-    shares = (getattr(module, name, 0) for name in ("p", "dropout", "drop_prob"))
-    return any(isinstance(share, float) and share > 0 for share in shares)
-
-
 def _drill(fault: str) -> Callable[[int], None] | None:
     """Return what acts out a planned fault after the first step."""
     if fault not in faults.IN_TRAINING:
@@ -472,22 +459,37 @@ def _drill(fault: str) -> Callable[[int], None] | None:
     return after_step
 
 
-class ClientActor:
-    """The remote shell of `Client`."""
+class Store(Protocol):
+    """Gives an actor what is the same for all of them."""
 
-    def __init__(
-        self, work: dict[str, Any], paths: Sequence[str], fetch: Callable[[], Holdings]
-    ) -> None:
+    def __call__(self) -> Holdings:
+        """Return the clients' examples."""
+
+    def node(self) -> str:
+        """Name the node that the actor is on."""
+
+
+class ClientActor:
+    """The remote shell of `Client`, which processes of its machine reach through a lane as well."""
+
+    def __init__(self, work: dict[str, Any], paths: Sequence[str], store: Store) -> None:
         join_paths(paths)
-        self._client = Client(Work.model_validate(work), fetch())
+        self._client = Client(Work.model_validate(work), store())
+        self._node = store.node()
+        self._alone = Lock()
+        self._pool = Pool()
+        calls = {"train": self._train_through_lane}
+        self._end = End(calls, begin=partial(torch.set_num_threads, 1)) if HAS_LANES else None
 
     def identity(self) -> Identity:
         """Say who and where this process is."""
-        return identify()
+        lane = "" if self._end is None else self._end.address
+        return replace(identify(), node=self._node, lane=lane)
 
     def describe(self, clients: Sequence[int]) -> list[Description]:
         """Count clients' examples; see `Client.describe`."""
-        return self._client.describe(clients)
+        with self._alone:
+            return self._client.describe(clients)
 
     def usage(self) -> Usage:
         """Say what this process's time went into."""
@@ -495,9 +497,17 @@ class ClientActor:
 
     def evaluate(self, clients: Sequence[int], *version: Buffer) -> list[Score]:
         """Test a version, in pieces; see `Client.evaluate`."""
-        return self._client.evaluate(clients, version)
+        with self._alone:
+            return self._client.evaluate(clients, version)
 
     def train(self, order: bytes, *buffers: Buffer) -> tuple[Buffer, Buffer, bytes]:
         """Train a group, from a packed `Order` to a packed receipt; see `Client.train_group`."""
-        payloads, states, receipt = self._client.train_group(unpacked(order), buffers)
+        with self._alone:
+            payloads, states, receipt = self._client.train_group(unpacked(order), buffers)
         return payloads, states, packed(receipt)
+
+    def _train_through_lane(
+        self, order: bytes, buffers: Sequence[Buffer]
+    ) -> tuple[bytes, Sequence[Shared]]:
+        with self._alone:
+            return self._client.train_through(self._pool, order, buffers)

@@ -65,11 +65,6 @@ class Corrector:
         )
         return corrected, tuple(figures.items())
 
-    def prepare(self) -> None:
-        """Build the model, if clients correct at all: that draws from torch's global generator."""
-        if self._model is None and self._work.method.correction.at_client():
-            self._model = self._work.build(self._shape)
-
     def _where(self, weights: Vector, newest: Base) -> Where | None:
         """Return which weights live, shape (P,): under the newest mask, or in a sparse update."""
         if newest.mask is not None:
@@ -80,9 +75,8 @@ class Corrector:
 
     def _tutor(self, client: int, examples: Examples) -> ModelTutor:
         """Return what teaches on a client's examples; those that check are always the same."""
-        self.prepare()
         if self._model is None:
-            raise TypeError("this method corrects nothing at the clients")
+            self._model = self._work.build(self._shape)
         count = len(examples.y)
         order = stream(self._work.seed, "own-checks", client).permutation(count)
         checked = self._work.method.correction.checks(count)

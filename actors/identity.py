@@ -28,6 +28,8 @@ class Identity:
         code: Fingerprint of our three packages as this process imports them.
         where: The folder that they come from.
         numerics: What equality of digests is promised for.
+        node: The node, as Ray names it; empty if that is not said.
+        lane: Where processes of the same machine reach it; empty if it answers through Ray alone.
     """
 
     pid: int
@@ -35,6 +37,8 @@ class Identity:
     code: str
     where: str
     numerics: str
+    node: str = ""
+    lane: str = ""
 
 
 def identify() -> Identity:

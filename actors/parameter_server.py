@@ -8,11 +8,13 @@ the version that it expects.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from threading import Condition
 from typing import Any, Final, TypeVar
 
 from actors.cell import Gathered
-from actors.identity import join_paths
+from actors.identity import Identity, join_paths
+from actors.lane import HAS_LANES, End, Pool, Shared
 from actors.parts import admitted, sealed, serving
 from actors.pieces import join
 from actors.publisher import Shipment
@@ -60,6 +62,14 @@ class ParameterServer(Reader):
         self._schema = schema
         self._turn = Condition()
         self._deadline_s = deadline_s
+        calls = {"admit": self._admit_through_lane, "commit": self._commit_through_lane}
+        self._pool = Pool()
+        self._end = End(calls, aside=["commit"]) if HAS_LANES else None
+
+    def identity(self) -> Identity:
+        """Say who and where this process is."""
+        lane = "" if self._end is None else self._end.address
+        return replace(super().identity(), lane=lane)
 
     def admitted(self, *parts: bytes) -> bytes:
         """Put together what each part has said of a group; see `parts.admitted`."""
@@ -83,6 +93,21 @@ class ParameterServer(Reader):
         addresses, expected = unpacked(order)
         receipt, message = self._in_turn(expected, lambda: self._commit(addresses, expected))
         return packed(receipt), message
+
+    def _admit_through_lane(
+        self, told: bytes, buffers: Sequence[Buffer]
+    ) -> tuple[bytes, Sequence[Shared]]:
+        """Admit a group as `admit` does, given the order and the receipt, packed together."""
+        return self.admit(*unpacked(told), *buffers), ()
+
+    def _commit_through_lane(
+        self, order: bytes, _: Sequence[Buffer]
+    ) -> tuple[bytes, Sequence[Shared]]:
+        """Make the next version as `commit` does, in memory that is shared."""
+        receipt, message = self.commit(order)
+        shared = self._pool.room(message.size)
+        shared.room[:] = message
+        return receipt, [shared]
 
     def _commit(self, addresses: Sequence[Address], expected: Version) -> tuple[Receipt, Buffer]:
         with self._watch("make versions"):

@@ -162,9 +162,10 @@ def run(
         experiment: An `Experiment`, or the mapping that its file would hold.
         out: The run's folder, here or as a URL of `fsspec`; a new one under ``runs`` by default.
         address: Of a running Ray; without it one is started, and ended with the run.
-        workers: Pooled actors; one a CPU by default. In this process, threads that train; one by
-            default.
-        in_process: Do all of it in this process, without Ray. The digest is the same.
+        workers: Pooled actors; one a CPU by default. Without Ray, processes that train; this one
+            alone by default.
+        in_process: Do all of it in this process, without Ray, or train in others forked from it.
+            The digest is the same.
         profile: Show in the report where the time of every process went.
         console: Where progress goes; the notebook or terminal by default.
 

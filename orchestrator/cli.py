@@ -61,7 +61,7 @@ def run(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Pooled actors; with --in-process, threads that train."),
+        typer.Option(min=1, help="Pooled actors; with --in-process, processes that train."),
     ] = None,
     address: Address = None,
     resume: Annotated[

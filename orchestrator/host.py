@@ -40,22 +40,22 @@ class InThisProcess:
         work: Work,
         holdings: Holdings,
         fleet: Fleet,
-        threads: int,
+        trainers: int,
         chosen: Callable[[str, int, str], None],
     ) -> None:
         self._work, self._holdings, self._fleet = work, holdings, fleet
-        self._threads, self._chosen = threads, chosen
+        self._trainers, self._chosen = trainers, chosen
 
     def launch(self) -> Runtime:
         """Return the runtime."""
         from orchestrator.in_process import InProcessRuntime  # noqa: PLC0415  # torch, late
 
         cells = Cells.of(self._fleet)
-        runtime = InProcessRuntime(self._work, self._holdings, cells, self._threads)
-        if self._threads > 1:
-            alone = "training may draw from torch's global generator, which threads share"
-            why = "--workers asks for it" if runtime.threads > 1 else alone
-            self._chosen("in-process", runtime.threads, why)
+        runtime = InProcessRuntime(self._work, self._holdings, cells, self._trainers)
+        if self._trainers > 1:
+            alone = "this system cannot fork processes that share memory"
+            why = "--workers asks for it" if runtime.trainers > 1 else alone
+            self._chosen("in-process", runtime.trainers, why)
         return runtime
 
     relaunch = launch

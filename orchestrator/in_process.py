@@ -40,28 +40,27 @@ from orchestrator.runtime import (
     States,
     Task,
 )
-from orchestrator.threads import Threads, Trained
+from orchestrator.trainers import CAN_FORK, Trained, Trainers
 from policies.types import Address, Buffer, ExperimentError, Version
 
 T = TypeVar("T")
 
 
 class InProcessRuntime:
-    """Everything in this process, one thing after the other, or training on threads beside it.
+    """Everything in this process, one thing after the other, or training in others beside it.
 
     Args:
         work: What is to be done.
         holdings: The clients' examples.
         cells: Of the fleet, where updates are summed near their clients.
-        threads: That train; one trains by itself, what it is asked for and when. Models that may
-            draw from torch's global generator, which threads share, train on one.
+        trainers: Processes that train; one is this one, which trains what it is asked for and when.
 
     Attributes:
-        threads: That train.
+        trainers: Processes that train: one where no others can be forked.
     """
 
     def __init__(
-        self, work: Work, holdings: Holdings, cells: Cells | None = None, threads: int = 1
+        self, work: Work, holdings: Holdings, cells: Cells | None = None, trainers: int = 1
     ) -> None:
         self._client = Client(work, holdings)
         self._evaluator = Evaluator(work, holdings)
@@ -69,11 +68,10 @@ class InProcessRuntime:
         self._waiting: list[Task] = []
         self._serial = 0
         self._most = MOST_IN_GROUP if self._client.has_cohorts else 1
-        self.threads = 1 if self._client.may_draw else threads
-        self._pool: Threads | None = None
-        if self.threads > 1:
-            clients = [Client(work, holdings, draws=False) for _ in range(threads)]
-            self._pool = Threads(clients, self._most, self._take)
+        self.trainers = trainers if CAN_FORK else 1
+        self._beside: Trainers | None = None
+        if self.trainers > 1:
+            self._beside = Trainers(work, holdings, trainers, self._most, self._take)
         self._first = first_version(work, holdings.shape)
         schema, message, *_ = self._first
         tutor = tutor_for(work, public_of(work, holdings), self._watch)
@@ -103,7 +101,7 @@ class InProcessRuntime:
     def submit(self, job: Job) -> Pending[Finished]:
         """Train when the result is asked for, side by side with others if the model allows.
 
-        Threads begin full groups at once.
+        Other processes begin full groups at once.
         """
         if job.assignment.fault in {"crash", "hang"}:
             raise ExperimentError(
@@ -112,16 +110,16 @@ class InProcessRuntime:
             )
         task = Task(job, self._serial)
         self._serial += 1
-        if self._pool is None:
+        if self._beside is None:
             heapq.heappush(self._waiting, task)
         else:
-            self._pool.add(task)
+            self._beside.add(task)
         return _Deferred(lambda: self._finished(task))
 
     def _finished(self, task: Task) -> Finished:
         """Train groups, the earliest needed first, until a task is done."""
-        if self._pool is not None:
-            self._pool.train(task)
+        if self._beside is not None:
+            self._beside.train(task)
         while task.result is None:
             count = min(self._most, len(self._waiting))
             tasks = [heapq.heappop(self._waiting) for _ in range(count)]
@@ -232,26 +230,25 @@ class InProcessRuntime:
         return np.asarray(join(pieces(what), self._first.schema))
 
     def usage(self) -> dict[str, Usage]:
-        """Return what training, the server and tests took of this process."""
-        pool = [] if self._pool is None else self._pool.watches
+        """Return what training, the server and tests took of this process, and of others."""
         watches = {
             "clients": self._client.watch,
-            **{f"thread {place}": watch for place, watch in enumerate(pool)},
             "parameter server": self._watch,
             "evaluator": self._evaluator.watch,
             **({} if self._encoder is None else {"encoder": self._encoder.watch}),
         }
         found = {name: watch.usage().stages for name, watch in watches.items()}
-        return {name: Usage(stages, sum(s.cpu_s for s in stages)) for name, stages in found.items()}
+        here = {name: Usage(stages, sum(s.cpu_s for s in stages)) for name, stages in found.items()}
+        return here if self._beside is None else here | self._beside.usage()
 
     def memory(self) -> dict[str, int]:
-        """Return this process's memory."""
-        return {"driver": pss_bytes()}
+        """Return this process's memory, and that of those that train."""
+        return {"driver": pss_bytes()} | ({} if self._beside is None else self._beside.memory())
 
     def close(self) -> None:
-        """End the threads, if there are any."""
-        if self._pool is not None:
-            self._pool.close()
+        """End the processes that train, if there are any."""
+        if self._beside is not None:
+            self._beside.close()
 
 
 class _Deferred(Generic[T]):

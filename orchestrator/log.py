@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,7 +106,7 @@ class Log:
     def flush(self) -> int:
         """Write what is new as a part file; return how many rows are on disk in all."""
         if self._rows:
-            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            table = self._columns_of(self._rows)
             target = self._parts / f"{self._written:012d}.parquet"
             partial = target.with_suffix(".tmp")
             pq.write_table(table, partial)
@@ -114,6 +114,15 @@ class Log:
             self._written += len(self._rows)
             self._rows.clear()
         return self._written
+
+    def _columns_of(self, rows: Sequence[Row]) -> pa.Table:
+        """Return rows as a table; most rows have few of the columns."""
+        columns: dict[str, list[Any]] = {name: [None] * len(rows) for name in self._columns}
+        for place, row in enumerate(rows):
+            for name, value in row.items():
+                columns[name][place] = value
+        arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
+        return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def truncate(self, rows: int) -> None:
         """Keep the first `rows` rows on disk: what a resumed run had not checkpointed goes."""

@@ -27,11 +27,11 @@ class Request:
         experiment: The experiment.
         out: The run's folder.
         address: Of a running Ray; None starts one.
-        workers: Pooled actors; None takes one a CPU. In this process, threads that train; None
-            takes one.
+        workers: Pooled actors; None takes one a CPU. Without Ray, processes that train; None
+            takes this one.
         resume: Go on from the folder's newest checkpoint.
         profile: Note where the time of every process went.
-        in_process: Do everything in this process, without Ray.
+        in_process: Do everything in this process, without Ray; others may train beside it.
         paths: Folders of the user's own modules.
         elsewhere: Where the folder is kept, if not on this machine.
     """

@@ -30,7 +30,7 @@ from orchestrator.observe import Observer
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.request import Request
-from orchestrator.runtime import Runtime, Setback
+from orchestrator.runtime import TRAINER, Runtime, Setback
 from orchestrator.setbacks import Setbacks
 from orchestrator.signals import Signals
 from orchestrator.summary import Summary, of_ledger
@@ -206,7 +206,7 @@ class _Run:
 
     def _note_hosting(self, kind: str, actors: int, why: str) -> None:
         self._hosting = (kind, actors)
-        what = "threads" if kind == "in-process" else "client actors"
+        what = "trainers" if kind == "in-process" else "client actors"
         self._progress.say(
             f"hosting: {kind}, {actors} {what[:-1] if actors == 1 else what} ({why})"
         )
@@ -363,8 +363,9 @@ class _Run:
         """Note what the time of each process went into, by stage."""
         others = runtime.usage()
         engine = self._watch.usage()
-        if self._request.in_process:  # they are all this process
-            spent = sum(usage.cpu_s for usage in others.values())
+        if self._request.in_process:  # they are all this process, but those that train beside it
+            here = (usage for name, usage in others.items() if not name.startswith(TRAINER))
+            spent = sum(usage.cpu_s for usage in here)
             engine = engine._replace(cpu_s=engine.cpu_s - spent)
         for name, usage in {"engine": engine, **others}.items():
             rest = max(usage.cpu_s - sum(stage.cpu_s for stage in usage.stages), 0.0)

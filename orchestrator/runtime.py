@@ -25,6 +25,8 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 Handle = Any
 """Names a buffer that the runtime keeps: an object reference, or the array itself."""
+TRAINER: Final = "trainer"
+"""What processes that train without Ray are called, with a number."""
 MOST_IN_GROUP: Final = 16
 """Updates that are trained together, at the most."""
 

@@ -57,10 +57,10 @@ class CelledServers(Servers):
         aggregators = {f"cell {number}": actor for number, actor in enumerate(self._aggregators)}
         return {"parameter server": self.actors[0], **aggregators}
 
-    def admit(self, order: Order, receipt: Any, payloads: Any) -> Any:
+    def admit(self, order: Order, told: bytes, receipt: Any, payloads: Handle) -> Any:
         """Have a group admitted, all of one cell; return the reference of what is found."""
         cell = self._cells.cell_of(order.group[0].address.client)
-        return self._admit[cell].remote(packed(order), receipt, payloads)
+        return self._admit[cell].remote(told, receipt, payloads)
 
     def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> list[Any]:
         """Have payloads admitted that were before; return references to wait for."""

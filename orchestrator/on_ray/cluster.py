@@ -105,12 +105,17 @@ def connect(address: str | None, run_id: str, cpus: int | None = None) -> Cluste
     return Cluster(own=address is None)
 
 
+def own_node() -> str:
+    """Name the node that this process is on, as Ray does."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def beside_the_driver() -> NodeAffinitySchedulingStrategy:
     """Return where an actor goes that the run falls back without: no other node's end takes it.
 
     A soft affinity is not kept for actors that reserve nothing (Ray 2.60).
     """
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return NodeAffinitySchedulingStrategy(own_node(), soft=False)
 
 
 def reachable(address: str | None) -> None:

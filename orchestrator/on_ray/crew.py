@@ -23,17 +23,22 @@ from ray import exceptions as ray_errors
 
 from actors.identity import Identity
 from actors.intake import Admission
+from actors.lane import Answer, Broken, CallError, Lane
 from actors.work import GroupReceipt, Order, packed, unpacked
 from orchestrator.handed import kept_at, order_of
+from orchestrator.on_ray.lanes import Lanes, Local, stored
 from orchestrator.on_ray.waiting import (
+    FAILED,
     LOST_ACTOR,
     LOST_BUFFER,
     SLICE_S,
     cause,
     first_line,
     in_constructor,
+    is_here,
+    taken,
 )
-from orchestrator.runtime import MOST_IN_GROUP, Finished, Job, Place, Setback, Task
+from orchestrator.runtime import MOST_IN_GROUP, Finished, Handle, Job, Place, Setback, Task
 from orchestrator.sections import Limits
 from policies.types import RunError
 
@@ -47,13 +52,25 @@ MOST_STATE_BYTES: Final = 16 * 2**20
 
 @dataclass(slots=True)
 class _Group:
-    """Tasks in training together on one worker."""
+    """Tasks in training together on one worker.
+
+    Attributes:
+        tasks: What they are.
+        receipt: Where the actor's receipt will be: Ray's reference, or a lane's answer.
+        payloads: What it has made; through a lane None until the receipt is here.
+        states: What it has left for later; as the payloads.
+        admissions: Where the server's will be; None until it has been sent the payloads.
+    """
 
     tasks: list[Task]
-    payloads: Any
-    states: Any
     receipt: Any
-    admissions: Any
+    payloads: Handle = None
+    states: Handle = None
+    admissions: Any = None
+
+    def awaited(self) -> Any:
+        """Return what is to come next."""
+        return self.receipt if self.admissions is None else self.admissions
 
 
 @dataclass(slots=True)
@@ -74,6 +91,7 @@ class Worker:
         proven: Whether it has been there before, or one like it: it is room that it lacks now.
         train: The actor's method, with three returns.
         cell: The queue that it takes from; None for any.
+        lane: To it, if it is on this machine.
     """
 
     name: str
@@ -89,6 +107,7 @@ class Worker:
     proven: bool = False
     train: Any = None
     cell: int | None = None
+    lane: Lane | None = None
 
     def __post_init__(self) -> None:
         """Ask whether it has started."""
@@ -107,13 +126,14 @@ class Crew:
     Args:
         workers: The actors.
         dedicated: Whether each hosts one client, that of its place.
-        admit: Takes a group's order, receipt and payloads to the server; returns the reference of
-            what the server finds.
+        admit: Takes a group's order, the same packed, its receipt and payloads to the server;
+            returns where what the server finds will be.
         limits: Deadlines and tries.
         note: Takes what work took, as a row of the ops log.
         meet: Is told who an actor is once it has started.
         start_s: How long an actor may take to start.
         queue_of: Names the queue of a client's jobs; a group is of one queue.
+        lanes: Of the run; None if all goes through Ray.
     """
 
     def __init__(
@@ -121,12 +141,13 @@ class Crew:
         workers: Sequence[Worker],
         *,
         dedicated: bool,
-        admit: Callable[[Order, Any, Any], Any],
+        admit: Callable[[Order, bytes, Any, Handle], Any],
         limits: Limits,
         note: Callable[..., None],
         meet: Callable[[Identity, str], None],
         start_s: float,
         queue_of: Callable[[int], int] = lambda _: 0,
+        lanes: Lanes | None = None,
     ) -> None:
         self._workers = list(workers)
         self._dedicated = dedicated
@@ -136,6 +157,7 @@ class Crew:
         self._meet = meet
         self._start_s = start_s
         self._queue_of = queue_of
+        self._lanes = lanes
         self._queues: dict[tuple[int, bool], list[Task]] = {}
         self._interrupted: dict[int, list[Task]] = {}
         self._serial = 0
@@ -245,13 +267,62 @@ class Crew:
 
     def _send(self, worker: Worker, tasks: list[Task]) -> None:
         order, buffers = order_of(tasks)
-        payloads, states, receipt = worker.train.remote(packed(order), *buffers)
-        asks = tasks[0].job.assignment.asks  # a question goes to the encoder, when it has arrived
-        admissions = receipt if asks else self._admit(order, receipt, payloads)
-        self._deliver_twice(worker, tasks, lambda: self._admit(order, receipt, payloads))
-        worker.groups.append(_Group(tasks, payloads, states, receipt, admissions))
+        told = packed(order)
+        if self._by_lane(worker, len(buffers)):
+            group = self._send_by_lane(worker, tasks, order, told, buffers)
+        else:
+            made, states, receipt = worker.train.remote(told, *map(stored, buffers))
+            group = _Group(tasks, receipt, made, states)
+            if tasks[0].job.assignment.asks:  # a question goes to the encoder, when it has arrived
+                group.admissions = receipt
+            else:
+                self._hand_on(worker, group, order, told, receipt)
+        worker.groups.append(group)
         if len(worker.groups) == 1:
             worker.deadline = self._deadline(worker)
+
+    def _by_lane(self, worker: Worker, buffers: int) -> bool:
+        """Say whether a worker is reached through a lane, with so many buffers."""
+        lane = worker.lane
+        if self._lanes is None or lane is None or lane.broken:
+            return False
+        return self._lanes.room(buffers)
+
+    def _send_by_lane(
+        self,
+        worker: Worker,
+        tasks: list[Task],
+        order: Order,
+        told: bytes,
+        buffers: Sequence[Handle],
+    ) -> _Group:
+        """Send a group; what comes of it is handed on to the server as soon as it is here."""
+        assert self._lanes is not None  # noqa: S101  # looked at before
+        assert worker.lane is not None  # noqa: S101  # the same
+        shared = [self._lanes.of(buffer, worker.lane) for buffer in buffers]
+        group = _Group(tasks, None)
+
+        def trained(answer: Answer) -> None:
+            try:
+                receipt, (payloads, states) = answer.result()
+            except (Broken, CallError):
+                return  # sorted out when it is taken
+            group.payloads, group.states = Local(payloads), Local(states)
+            self._hand_on(worker, group, order, told, receipt)
+
+        group.receipt = worker.lane.call("train", told, shared, trained)
+        return group
+
+    def _hand_on(
+        self, worker: Worker, group: _Group, order: Order, told: bytes, receipt: Any
+    ) -> None:
+        """Have the server take in what a group has come to."""
+
+        def admit() -> Any:
+            return self._admit(order, told, receipt, group.payloads)
+
+        group.admissions = admit()
+        self._deliver_twice(worker, group.tasks, admit)
 
     def _deliver_twice(
         self, worker: Worker, tasks: Sequence[Task], admit: Callable[[], Any]
@@ -271,8 +342,9 @@ class Crew:
     # ------------------------------------------------------------ taking
 
     def watched(self) -> list[Any]:
-        """Return references of what the crew waits for."""
-        groups = [w.groups[0].admissions for w in self._workers if w.groups]
+        """Return Ray's references of what the crew waits for."""
+        awaited = [w.groups[0].awaited() for w in self._workers if w.groups]
+        groups = [one for one in awaited if not isinstance(one, Answer)]
         return groups + [w.ready for w in self._workers if w.ready is not None]
 
     def take(self, ready: Collection[Any]) -> None:
@@ -280,7 +352,7 @@ class Crew:
         for worker in self._workers:
             if worker.ready is not None and worker.ready in ready:
                 self._started(worker)
-            while worker.groups and worker.groups[0].admissions in ready:
+            while worker.groups and _has_come(worker.groups[0].awaited(), ready):
                 group = worker.groups[0]
                 try:
                     admissions, receipt = _opened(group)
@@ -330,6 +402,7 @@ class Crew:
             raise RunError(f"{worker.name} cannot start: {cause(error)}") from error
         self._meet(identity, worker.name)
         worker.there, worker.ready, worker.proven = True, None, True
+        worker.lane = None if self._lanes is None else self._lanes.open(identity)
         self._note("actor_started", actor=worker.name, node=identity.host)
 
     def overdue(self) -> None:
@@ -383,25 +456,25 @@ class Crew:
 
     def _is_trained(self, worker: Worker, now: float) -> bool:
         """Say whether a late worker has done its part, and the server is what is waited for."""
-        trained, _ = ray.wait([worker.groups[0].receipt], timeout=0, fetch_local=False)
+        trained = is_here(worker.groups[0].receipt)
         if trained and now > worker.deadline + self._limits.server_s:
             raise RunError(
                 "the parameter server did not admit an update within limits.server_s = "
                 f"{self._limits.server_s:g} s"
             )
-        return bool(trained)
+        return trained
 
     def _failed(self, worker: Worker, group: _Group, error: Exception) -> None:
         """Sort out whether the worker, the server or the user's code has failed."""
         if isinstance(error, LOST_BUFFER):
             raise Setback(f"what {worker.name} works on is lost: {first_line(error)}") from error
+        if not is_here(group.receipt):
+            raise _server_failed(error) from error
         try:
-            ray.get(group.receipt, timeout=0)
+            taken(group.receipt)
         except LOST_ACTOR as lost:
             self._lost(worker, lost)
-        except ray_errors.GetTimeoutError:
-            raise _server_failed(error) from error
-        except ray_errors.RayTaskError as own:
+        except FAILED as own:
             failing = ", ".join(str(tuple(t.job.assignment.address)) for t in group.tasks)
             text = f"training failed for (client, number) {failing} on {worker.name}: {cause(own)}"
             self._note("training_error", actor=worker.name, detail=text)
@@ -415,6 +488,7 @@ class Crew:
         self._note("actor_lost", actor=worker.name, detail=f"{why}: {first_line(error)}")
         groups, worker.groups = list(worker.groups), deque()
         worker.overran = False
+        worker.lane = None
         worker.ask()
         worker.ready_by = time.monotonic() + self._start_s
         _charge(groups)
@@ -444,11 +518,15 @@ class Crew:
 
 def _opened(group: _Group) -> tuple[Sequence[Admission | None], GroupReceipt]:
     """Return what was found of a group: of questions nothing, the encoder reads them later."""
-    found = unpacked(ray.get(group.admissions))
+    found = unpacked(taken(group.awaited()))
     if isinstance(found, GroupReceipt):
         return [None] * len(group.tasks), found
     admissions, receipt = found
     return admissions, receipt
+
+
+def _has_come(awaited: Any, ready: Collection[Any]) -> bool:
+    return awaited.done() if isinstance(awaited, Answer) else awaited in ready
 
 
 def _server_failed(error: Exception) -> RunError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,7 @@ from actors.evaluator import EvaluatorActor
 from actors.first_version import first_version
 from actors.identity import Identity, identify, pss_bytes
 from actors.intake import Delivery
+from actors.lane import HAS_LANES, Answer, Shared
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
 from actors.pieces import join
@@ -37,7 +39,9 @@ from orchestrator.fleet import ActorResources
 from orchestrator.handed import Made, Settling, exam_of, pieces
 from orchestrator.hosting import Hosting, reserving, shortage, whole_cpus
 from orchestrator.on_ray.cells import CelledServers
+from orchestrator.on_ray.cluster import own_node
 from orchestrator.on_ray.crew import Crew, Worker
+from orchestrator.on_ray.lanes import MOST_BYTES, Lanes, Local, stored
 from orchestrator.on_ray.nodes import NodeWatch
 from orchestrator.on_ray.servers import Servers
 from orchestrator.on_ray.waiting import (
@@ -64,6 +68,8 @@ from orchestrator.runtime import (
 from orchestrator.sections import Limits
 from policies.types import Address, Buffer, RunError, Version
 
+LOOK_S: Final = 0.005
+"""How long an answer of Ray's may wait to be seen while lanes are in use."""
 ONCE_MORE: Final = {"max_restarts": -1, "max_task_retries": 0}
 """Ray starts such an actor again, and the run alone asks it again."""
 
@@ -83,6 +89,10 @@ class FromStore:
         """Return them, their arrays as views of the node's one copy."""
         holdings: Holdings = ray.get(ray.cloudpickle.loads(self._reference))
         return holdings
+
+    def node(self) -> str:
+        """Name the node that this process is on."""
+        return own_node()
 
 
 class Placement(NamedTuple):
@@ -153,6 +163,10 @@ class RayRuntime:
         replicas = 0 if work.split is None else work.split.replicas
         self._encoders = [served.remote(*told) for _ in range(replicas)]
         self._actors = [*self._encoders]
+        first = first_version(work, holdings.shape)
+        alone = cells is None and work.shards == 1 and work.split is None
+        small = first.message.nbytes <= MOST_BYTES
+        self._lanes = Lanes(own_node()) if HAS_LANES and alone and small else None
         self._crew = Crew(
             workers,
             dedicated=dedicated,
@@ -162,8 +176,8 @@ class RayRuntime:
             meet=self._meet,
             start_s=limits.start_s + hosting.start_s,
             queue_of=(lambda _: 0) if cells is None else cells.cell_of,
+            lanes=self._lanes,
         )
-        first = first_version(work, holdings.shape)
         public = public_of(work, holdings)
         self._servers = (
             Servers(work, paths, first, limits.server_s, public)
@@ -172,7 +186,7 @@ class RayRuntime:
         )
         self._actors += self._servers.actors
         self._crew.expect(first.state_bytes, first.message.nbytes)
-        self._first = First(first.schema, ray.put(first.message), first.whole)
+        self._first = First(first.schema, self.put(first.message), first.whole)
         self._changes = work.shards == 1 and may_change(work.method, first.schema)
         self._newest: Handle = self._first.handle
         self._starting = {
@@ -183,6 +197,7 @@ class RayRuntime:
             },
         }
         self._start_by = by
+        self._look_at = 0.0
 
     def _worker(self, index: int, ready_by: float, *, proven: bool = False) -> Worker:
         """Start a client actor."""
@@ -233,10 +248,21 @@ class RayRuntime:
         """Make the next version; clients can be sent its handle at once."""
         receipt, piece = self._servers.commit(addresses, expected)
         pending = self._pending(receipt, f"version {expected.number + 1}")
+        if isinstance(piece, Answer):
+            piece = Local(partial(self._made, piece, pending))
         if not self._changes:
             return pending, piece
         self._newest = made = Made(piece, self._newest, pending)
         return Settling(pending, made), made
+
+    def _made(self, answer: Answer, receipt: PendingCall[Receipt]) -> Shared:
+        """Wait for the memory that a commit gives, and for nothing else; raises as its receipt."""
+        assert self._lanes is not None  # noqa: S101  # it came through one
+        while not receipt.done():
+            self._check()
+            self._lanes.wait(SLICE_S)
+        (shared,) = answer.result()[1]
+        return shared
 
     def rollback(self, expected: Version, target: Handle) -> tuple[Pending[Receipt], Handle]:
         """Publish `target` again under a new lineage."""
@@ -279,7 +305,7 @@ class RayRuntime:
             if self._evaluator is None and not self._crew.is_there():
                 return None  # version 0 is tested when training is under way
             exam, buffers = exam_of(version, encoder, states)
-            return self._examiner().evaluate.remote(packed(exam), *buffers)
+            return self._examiner().evaluate.remote(packed(exam), *map(stored, buffers))
 
         return PendingCall(
             self,
@@ -303,7 +329,7 @@ class RayRuntime:
         """Test a version at clients; asks again if an actor dies."""
         return self._at_clients(
             clients,
-            lambda actor, part: actor.evaluate.remote(part, *pieces(version)),
+            lambda actor, part: actor.evaluate.remote(part, *map(stored, pieces(version))),
             self.limits.evaluate_s,
             "a federated evaluation",
         )
@@ -334,8 +360,8 @@ class RayRuntime:
             calls.append((places, PendingCall[Any](self, call, deadline_s, what, tries=tries)))
         return PendingParts(calls)
 
-    def _admit_group(self, order: Order, receipt: Any, payloads: Any) -> Any:
-        return self._servers.admit(order, receipt, payloads)
+    def _admit_group(self, order: Order, told: bytes, receipt: Any, payloads: Handle) -> Any:
+        return self._servers.admit(order, told, receipt, payloads)
 
     def snapshot(self, expected: Version) -> Snapshot:
         """Return the server's state once it has reached a version."""
@@ -359,15 +385,19 @@ class RayRuntime:
 
     def put(self, buffer: Buffer) -> Handle:
         """Keep a buffer; the driver owns it."""
-        return ray.put(np.asarray(buffer))
+        return ray.put(np.asarray(buffer)) if self._lanes is None else Local(Shared.of(buffer))
 
     def fetch(self, what: Handle | Place) -> Buffer:
         """Return the bytes behind a handle."""
         if isinstance(what, Place):
-            whole: Buffer = self._get(what.handle, self.limits.server_s, "a buffer")
-            return whole[what.start : what.stop]
-        found = [self._get(piece, self.limits.server_s, "a buffer") for piece in pieces(what)]
-        return join(found, self._first.schema)
+            return self._bytes(what.handle)[what.start : what.stop]
+        return join([self._bytes(piece) for piece in pieces(what)], self._first.schema)
+
+    def _bytes(self, handle: Handle) -> Buffer:
+        if isinstance(handle, Local):
+            return handle.array
+        found: Buffer = self._get(handle, self.limits.server_s, "a buffer")
+        return found
 
     def usage(self) -> dict[str, Usage]:
         """Ask every actor; of a Ray on this machine that the run has started, its own processes."""
@@ -399,26 +429,26 @@ class RayRuntime:
 
     def close(self) -> None:
         """End all actors of the run."""
+        if self._lanes is not None:
+            self._lanes.close()
         for actor in [*self._actors, *self._crew.all()]:
             with suppress(ray_errors.RayError):  # it may be gone with its node
                 ray.kill(actor)
 
     # ------------------------------------------------------------ turning the wheel
 
-    def turn(self, wanted: Any = None, timeout_s: float = SLICE_S) -> bool:
-        """Send what waits, then wait for `wanted`, a group, or an actor to be there.
-
-        Returns:
-            Whether `wanted` is here.
-        """
+    def turn(self, wanted: Any = None, timeout_s: float = SLICE_S) -> None:
+        """Send what waits, then wait for `wanted`, a group, or an actor to be there."""
         self._check()
         with self._watch("send work"):
             self._crew.send()
         watched = [*self._starting, *self._crew.watched()]
-        if wanted is not None:
+        if wanted is not None and not isinstance(wanted, Answer):
             watched.append(wanted)
         ready: list[Any] = []
-        if not watched:
+        if self._lanes is not None and self._lanes.busy:
+            ready = self._wait_for_either(self._lanes, watched, timeout_s)
+        elif not watched:
             time.sleep(min(timeout_s, SLICE_S))  # all are lost, and asked again in a moment
         else:
             ready = self._wait(watched, timeout_s)
@@ -434,7 +464,25 @@ class RayRuntime:
             )
         self._look_at_nodes()
         self._crew.overdue()  # after what is finished was taken: a run that was held is not late
-        return wanted is not None and wanted in ready
+
+    def _wait_for_either(self, lanes: Lanes, watched: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Wait for an answer on a lane or for one of these; return those of them that are there.
+
+        Ray's side is looked at now and then: looking costs as much as an update or two.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            left = end - time.monotonic()
+            with self._watch("wait"):
+                found = lanes.wait(max(0.0, min(left, LOOK_S) if watched else left))
+            now = time.monotonic()
+            if watched and now > self._look_at:
+                self._look_at = now + LOOK_S
+                ready = self._wait(watched, 0)
+                if ready:
+                    return ready
+            if found or now >= end:
+                return []
 
     def _wait(self, watched: Sequence[Any], timeout_s: float) -> list[Any]:
         """Wait for one of these; return all that are there by then."""
@@ -481,6 +529,8 @@ class RayRuntime:
         except ray_errors.RayTaskError as error:
             raise RunError(f"the {name} cannot start: {cause(error)}") from error
         self._meet(identity, name)
+        if name == "parameter server" and self._lanes is not None:
+            self._servers.lane = self._lanes.open(replace(identity, node=own_node()), server=True)
 
     def _meet(self, identity: Identity, name: str) -> None:
         """Note where an actor is; refuse one that imports other code under our names."""

@@ -13,6 +13,7 @@ import ray
 
 from actors.first_version import FirstVersion
 from actors.intake import Delivery
+from actors.lane import Lane
 from actors.parameter_server import THREADS, ParameterServer
 from actors.parts import gathered
 from actors.server import Snapshot
@@ -20,6 +21,7 @@ from actors.tutor import Public
 from actors.work import Order, Work, packed
 from orchestrator.handed import Parts
 from orchestrator.on_ray.cluster import beside_the_driver
+from orchestrator.on_ray.lanes import Local, stored
 from orchestrator.runtime import Handle
 from policies.types import Address, Buffer, Version
 
@@ -33,6 +35,9 @@ class Servers:
         first: Version 0.
         deadline_s: For a version that a call waits for.
         public: Examples that are no client's, where the correction asks for them.
+
+    Attributes:
+        lane: To the server, where there is one and it is on this machine.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Servers:
         self._quote = self.actors[0].quote.options(concurrency_group="write")
         self._admitted = self.actors[0].admitted.options(concurrency_group="merge")
         self._sealed = self.actors[0].sealed.options(concurrency_group="merge")
+        self.lane: Lane | None = None
 
     @property
     def in_parts(self) -> bool:
@@ -77,10 +83,20 @@ class Servers:
         """Ask who they are; return the answers' references, and their names."""
         return {actor.identity.remote(): name for name, actor in self.by_name().items()}
 
-    def admit(self, order: Order, receipt: Any, payloads: Any) -> Any:
-        """Have a group admitted; return the reference of what is found."""
-        told = packed(order)
-        said = [admit.remote(told, receipt, payloads) for admit in self._admit]
+    def admit(self, order: Order, told: bytes, receipt: Any, payloads: Handle) -> Any:
+        """Have a group admitted; return where what is found will be.
+
+        Args:
+            order: What was asked for.
+            told: The same, packed.
+            receipt: What its actor has said, packed, or the reference of that.
+            payloads: What it has made.
+        """
+        del order  # all of them read all payloads
+        here = isinstance(receipt, bytes) and isinstance(payloads, Local)
+        if here and self.lane is not None and not self.lane.broken:  # the server borrows blocks
+            return self.lane.call("admit", packed((told, receipt)), [payloads.shared])
+        said = [admit.remote(told, receipt, stored(payloads)) for admit in self._admit]
         return self._admitted.remote(*said) if self.in_parts else said[0]
 
     def deliver(self, deliveries: Sequence[Delivery], payloads: Buffer) -> list[Any]:
@@ -89,13 +105,20 @@ class Servers:
         return [actor.deliver.remote(list(deliveries), kept) for actor in self.actors]
 
     def commit(self, addresses: Sequence[Address], expected: Version) -> tuple[Any, Handle]:
-        """Have the next version made; return its receipt's reference, and what it is."""
+        """Have the next version made; return where its receipt will be, and what it is.
+
+        Through a lane both come with the same answer, and that is what is returned for both.
+        """
         told = packed((list(addresses), expected))
+        if self.lane is not None and not self.lane.broken:
+            answer = self.lane.call("commit", told)
+            return answer, answer
         return self._made([commit.remote(told) for commit in self._commit])
 
     def rollback(self, expected: Version, target: Sequence[Handle]) -> tuple[Any, Handle]:
         """Have a version published again, given in pieces; return as `commit` does."""
-        return self._made([rollback.remote(expected, *target) for rollback in self._rollback])
+        whole = list(map(stored, target))
+        return self._made([rollback.remote(expected, *whole) for rollback in self._rollback])
 
     def _made(self, made: Sequence[Sequence[Any]]) -> tuple[Any, Handle]:
         if not self.in_parts:
@@ -123,5 +146,5 @@ class Servers:
 
     def restore(self, snapshot: Snapshot, versions: Sequence[Handle]) -> list[Any]:
         """Let them go on from a snapshot; return references to wait for."""
-        kept = ray.put(snapshot)
-        return [actor.restore.remote(kept, *versions) for actor in self.actors]
+        kept, held = ray.put(snapshot), list(map(stored, versions))
+        return [actor.restore.remote(kept, *held) for actor in self.actors]

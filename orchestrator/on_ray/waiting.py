@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import ray
 from ray import exceptions as ray_errors
 
+from actors.lane import Answer, Broken, CallError
 from orchestrator.runtime import Setback
 from policies.types import ExperimentError, RunError
 
@@ -23,8 +24,11 @@ LOST_ACTOR: Final = (
     ray_errors.WorkerCrashedError,
     ray_errors.OutOfMemoryError,
     ray_errors.NodeDiedError,
+    Broken,
 )
 """A process of the run is gone; Ray starts those again that keep nothing."""
+FAILED: Final = (ray_errors.RayTaskError, CallError)
+"""What was called has raised something."""
 LOST_BUFFER: Final = ray_errors.ObjectLostError
 """What lay on a node is gone with it."""
 
@@ -32,12 +36,25 @@ LOST_BUFFER: Final = ray_errors.ObjectLostError
 class Wheel(Protocol):
     """Keeps a run going while something is waited for."""
 
-    def turn(self, wanted: Any = None, timeout_s: float = SLICE_S) -> bool:
-        """Wait for something to happen; say whether `wanted` is here.
+    def turn(self, wanted: Any = None, timeout_s: float = SLICE_S) -> None:
+        """Wait for `wanted`, or for something else to happen.
 
         Raises:
             Interrupted: If somebody wants the run to end.
         """
+
+
+def is_here(awaited: Any) -> bool:
+    """Say whether what a call gives is here, be it Ray's reference or a lane's answer."""
+    if isinstance(awaited, Answer):
+        return awaited.done()
+    ready, _ = ray.wait([awaited], timeout=0, fetch_local=False)
+    return bool(ready)
+
+
+def taken(awaited: Any) -> Any:
+    """Return what a call gives; of a lane's answer the bytes."""
+    return awaited.result()[0] if isinstance(awaited, Answer) else ray.get(awaited)
 
 
 class PendingCall(Generic[T]):
@@ -45,7 +62,7 @@ class PendingCall(Generic[T]):
 
     Args:
         wheel: Turns while somebody waits.
-        call: Makes the call; returns None while it cannot be made yet.
+        call: Makes the call, through Ray or a lane; returns None while it cannot be made yet.
         deadline_s: For an answer.
         what: Is waited for, in words.
         tries: How often it is made.
@@ -93,8 +110,7 @@ class PendingCall(Generic[T]):
             self._ask()
         if self._reference is None:
             return self._in_time()
-        ready, _ = ray.wait([self._reference], timeout=0, fetch_local=False)
-        return self._take() if ready else self._in_time()
+        return self._take() if is_here(self._reference) else self._in_time()
 
     def result(self) -> T:
         """Wait for it; raises as `done` does."""
@@ -113,19 +129,19 @@ class PendingCall(Generic[T]):
     def _take(self) -> bool:
         """Take the answer; say whether it was one."""
         try:
-            self._value = (self._read(ray.get(self._reference)),)
+            self._value = (self._read(taken(self._reference)),)
         except LOST_BUFFER as error:
             raise Setback(f"lost {self._what}: {first_line(error)}") from error
         except LOST_ACTOR as error:
             self._note_loss(error)
             return self._in_time()
-        except ray_errors.RayTaskError as error:
+        except FAILED as error:
             if isinstance(error.cause, ExperimentError):  # as it would be said without Ray
                 raise ExperimentError(str(error.cause)) from error
             raise RunError(f"{self._what} failed: {cause(error)}") from error
         return True
 
-    def _note_loss(self, error: ray_errors.RayError) -> None:
+    def _note_loss(self, error: Exception) -> None:
         """The actor is lost: ask again in a moment, if that can help."""
         if in_constructor(error):
             raise RunError(f"lost {self._what}: {first_line(error)}") from error

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from orchestrator.runtime import TRAINER
 from orchestrator.views import pictures
 from orchestrator.views.pages import Part, Rows
 from orchestrator.views.readable import TIME, count, human
@@ -81,7 +82,7 @@ def where_time_went(used: pd.DataFrame, summary: Mapping[str, Any]) -> Part | No
 
 
 def _process(actor: str) -> str:
-    """Return what a process is drawn as: client actors together, and threads that train."""
-    if re.fullmatch(r"thread \d+", actor):
-        return "clients"
+    """Return what a process is drawn as: client actors together, and processes that train."""
+    if re.fullmatch(rf"{TRAINER} \d+", actor):
+        return "trainers"
     return "client actors" if re.fullmatch(r"(client|worker)-\d+", actor) else actor

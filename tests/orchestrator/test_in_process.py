@@ -1,10 +1,10 @@
-"""Does it matter in what groups, or on how many threads, one process trains?"""
+"""Does it matter in what groups, or in how many processes, a run without Ray trains?"""
 
 from __future__ import annotations
 
 import gc
 import io
-import threading
+import multiprocessing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from rich.console import Console
 
 from actors.client import Client
 from actors.faults import PlannedError
-from actors.work import Work
 from orchestrator import in_process
 from orchestrator.engine import Interrupted
 from orchestrator.engine.state import State
@@ -61,8 +60,8 @@ def test_a_model_without_cohorts_trains_when_it_is_asked(
     assert trained["train"] == engine.state.ledger.committed
 
 
-def threaded(experiment: Any, out: Path, workers: int = 2, **more: Any) -> tuple[Any, str]:
-    """Run in this process on some threads; return the summary and what was printed."""
+def beside(experiment: Any, out: Path, workers: int = 2, **more: Any) -> tuple[Any, str]:
+    """Run without Ray in some processes; return the summary and what was printed."""
     text = io.StringIO()
     request = Request(experiment, out, in_process=True, workers=workers, **more)
     return run(request, Console(file=text, width=200)), text.getvalue()
@@ -72,6 +71,17 @@ def threaded(experiment: Any, out: Path, workers: int = 2, **more: Any) -> tuple
     "method",
     [
         ("model={kind: mlp, hidden: [8]}", "method.training.momentum=0.9"),
+        (
+            "data={source: sotu, train_examples: 240}",
+            "model={kind: transformer, width: 8, heads: 2, layers: 1, dropout: 0.1}",
+            "stop.versions=2",
+        ),
+        (
+            'model={kind: "split_nets:Parts", width: 14}',
+            "topology={kind: split, rate: 0.05, momentum: 0.9, flops: 2e5}",
+            "method.training={kind: sgd, lr: 0.1, batch_size: 10}",
+            "stop.versions=4",
+        ),
         ("model={kind: cnn, channels: [2, 2], hidden: 4}",),
         (
             "method.training={kind: sparsyfed, lr: 0.3}",
@@ -87,54 +97,34 @@ def threaded(experiment: Any, out: Path, workers: int = 2, **more: Any) -> tuple
             "evaluate={kind: federated, every_versions: 4}",
         ),
     ],
-    ids=["mlp", "cnn", "sparsyfed", "own correction", "cells", "federated"],
+    ids=["mlp", "drawing", "split", "cnn", "sparsyfed", "own correction", "cells", "federated"],
 )
-def test_threads_change_no_bit(
-    method: tuple[str, ...], small: Any, ran: Any, tmp_path: Path
-) -> None:
+def test_processes_change_no_bit(method: tuple[str, ...], small: Any, tmp_path: Path) -> None:
     """Two or three of them, in groups or one by one, give the digest of one."""
     experiment = small(*method)
-    digest = ran(experiment).digest
-    for threads in (2, 3):
-        summary, text = threaded(experiment, tmp_path / str(threads), threads)
+    digest = beside(experiment, tmp_path / "1", 1)[0].digest
+    for number in (2, 3):
+        summary, text = beside(experiment, tmp_path / str(number), number)
         assert summary.digest == digest
-        assert (summary.hosting, summary.client_actors) == ("in-process", threads)
-        assert f"hosting: in-process, {threads} threads (--workers asks for it)" in text
+        assert (summary.hosting, summary.client_actors) == ("in-process", number)
+        assert f"hosting: in-process, {number} trainers (--workers asks for it)" in text
 
 
-def test_models_are_made_on_the_main_thread(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are drawn from torch's global generator, which threads share."""
-    real, made = Work._whole, list[bool]()
-
-    def whole(self: Work, shape: Any) -> Any:
-        made.append(threading.current_thread() is threading.main_thread())
-        return real(self, shape)
-
-    monkeypatch.setattr(Work, "_whole", whole)
-    own = "method.correction={kind: distillation, proxy: client, ramp: 6, steps: 3, batch: 32}"
-    summary, _ = threaded(small(own), tmp_path / "run")
-    assert summary.client_actors == 2
-    assert len(made) > 4
-    assert all(made)
-
-
-def test_threads_share_the_work(small: Any, tmp_path: Path) -> None:
+def test_processes_share_the_work(small: Any, tmp_path: Path) -> None:
     """Each of them trains, and the profile says what."""
     experiment = small("model={kind: cnn, channels: [2, 2], hidden: 4}")
-    summary, _ = threaded(experiment, tmp_path / "run", profile=True)
+    summary, _ = beside(experiment, tmp_path / "run", profile=True)
     ops = pq.read_table(tmp_path / "run" / "ops.parquet").to_pylist()
     trained = {row["actor"]: row["number"] for row in ops if row["detail"] == "train"}
-    assert set(trained) == {"thread 0", "thread 1"}
+    assert set(trained) == {"trainer 0", "trainer 1"}
     assert sum(trained.values()) >= summary.updates
     assert min(trained.values()) > summary.updates // 5
     report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "thread 0" not in report, "threads are shown together"
 
 
-def test_threads_and_resume(small: Any, ran: Any, saving: str, tmp_path: Path) -> None:
-    """A run that is cut on two threads goes on on one, or on three, to the same end."""
+def test_processes_and_resume(small: Any, ran: Any, saving: str, tmp_path: Path) -> None:
+    """A run that is cut in two processes goes on in one, or in three, to the same end."""
     experiment = small(saving, "model={kind: mlp, hidden: [8]}", "stop.versions=10")
     real, looks = _Run._between_events, count(1)
 
@@ -146,9 +136,9 @@ def test_threads_and_resume(small: Any, ran: Any, saving: str, tmp_path: Path) -
     out, ends = tmp_path / "run", 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Run, "_between_events", cut)
-        for threads in (2, 1, 3, 2, 2, 2):
+        for number in (2, 1, 3, 2, 2, 2):
             try:
-                summary, _ = threaded(experiment, out, threads, resume=out.exists())
+                summary, _ = beside(experiment, out, number, resume=out.exists())
                 break
             except Killed:
                 ends += 1
@@ -156,36 +146,42 @@ def test_threads_and_resume(small: Any, ran: Any, saving: str, tmp_path: Path) -
     assert summary.digest == ran(experiment).digest
 
 
-def test_what_draws_trains_on_one_thread(small: Any, ran: Any, tmp_path: Path) -> None:
-    """Dropout draws from a generator that threads share: it is said, and the digest is the same."""
-    experiment = small(
-        "data={source: sotu, train_examples: 240}",
-        "model={kind: transformer, width: 8, heads: 2, layers: 1, dropout: 0.1}",
-        "stop.versions=2",
-    )
-    summary, text = threaded(experiment, tmp_path / "run")
-    assert summary.digest == ran(experiment).digest
-    assert "hosting: in-process, 1 thread (training may draw from torch's global" in text
-
-
-def test_what_draws_unseen_ends_the_run(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever was overlooked is noticed before it can spoil a result."""
-    monkeypatch.setattr(Client, "may_draw", False)
-    experiment = small(
-        "data={source: sotu, train_examples: 240}",
-        "model={kind: transformer, width: 8, heads: 2, layers: 1, dropout: 0.1}",
-    )
-    with pytest.raises(RunError, match=r"drawn from torch's global .* Run it without --workers"):
-        threaded(experiment, tmp_path / "run")
-
-
-def test_an_error_on_a_thread_ends_the_run(small: Any, tmp_path: Path) -> None:
-    """It is the one that was raised there."""
+def test_an_error_in_another_process_ends_the_run(small: Any, tmp_path: Path) -> None:
+    """It is the one that was raised there, and nobody is left behind."""
     experiment = small("model={kind: mlp, hidden: [8]}", "faults=[{fault: error, client: 0}]")
     with pytest.raises(PlannedError):
-        threaded(experiment, tmp_path / "run")
+        beside(experiment, tmp_path / "run")
+    assert not multiprocessing.active_children()
+
+
+def test_the_end_of_another_process_ends_the_run(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory may have run out: who it was is said, and its folder can be gone on with."""
+    real, looks = _Run._between_events, count(1)
+
+    def end_one(self: Any, engine: Any) -> None:
+        real(self, engine)
+        if next(looks) == 40:
+            (process, _) = multiprocessing.active_children()
+            process.kill()
+            process.join()
+
+    monkeypatch.setattr(_Run, "_between_events", end_one)
+    experiment = small("model={kind: mlp, hidden: [8]}")
+    with pytest.raises(RunError, match=r"trainer \d.* has ended with -9.* fewer --workers"):
+        beside(experiment, tmp_path / "run")
+    assert not multiprocessing.active_children()
+
+
+def test_where_no_process_can_be_forked_one_trains(
+    small: Any, ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is said; the digest is the same."""
+    monkeypatch.setattr(in_process, "CAN_FORK", False)
+    summary, text = beside(small(), tmp_path / "run")
+    assert summary.digest == ran(small()).digest
+    assert "hosting: in-process, 1 trainer (this system cannot fork" in text
 
 
 def test_a_finished_run_holds_nothing(small: Any, tmp_path: Path) -> None:

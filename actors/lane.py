@@ -1,0 +1,590 @@
+"""How do processes of one machine hand each other work for less than a call through Ray costs?
+
+A lane is a local socket between two processes. What is asked and answered crosses it as bytes,
+buffers as shared memory of which both map the same pages. Nothing has a name on a disk: what both
+have let go of is gone, however they end. Only processes of the same user are let in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import os
+import pickle
+import secrets
+import socket
+import struct
+import sys
+import threading
+import traceback
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, ClassVar, Final, NamedTuple
+
+import numpy as np
+
+from policies.types import Buffer
+
+HAS_LANES: Final = sys.platform == "linux"
+"""Whether this system can share memory without a name, and pass it on."""
+MOST_SHARED: Final = 250
+"""Buffers with a message, at the most: Linux passes 253 files on at a time."""
+_MOST_BODY: Final = 1 << 15
+"""A longer body crosses as shared memory: a message must fit the socket's buffer."""
+_FILE: Final = struct.Struct("i")
+_MOST_FILES: Final = socket.CMSG_SPACE(_FILE.size * (MOST_SHARED + 1))
+_CREDENTIALS: Final = struct.Struct("3i")
+_LENGTH: Final = struct.Struct("<Q")
+_AT_ONCE: Final = getattr(mmap, "MAP_POPULATE", 0)
+READERS: Final = 32
+"""Who may be lent a block: whoever asks, who is the first, and those that answer."""
+_ASKS: Final = 0
+_HEAD: Final = 2 * READERS
+_LEAST: Final = 1 << 16
+_MOST_POOLED: Final = 1 << 26
+"""What a pool holds at the most: more is new memory each time."""
+_MOST_MAPPED: Final = 64
+"""Blocks of others that are kept mapped."""
+
+
+class Broken(Exception):  # noqa: N818  # said of a lane
+    """The process at the other end is gone."""
+
+
+class CallError(Exception):
+    """A call has failed at the other end.
+
+    Attributes:
+        cause: What it raised.
+    """
+
+    def __init__(self, cause: BaseException, trace: str) -> None:
+        super().__init__(trace)
+        self.cause = cause
+
+
+class _Memory:
+    """Memory that can be mapped by whoever has its file.
+
+    Args:
+        fd: The file; closed with this object.
+        size: Bytes.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self._size = size
+        self._pages: mmap.mmap | None = None
+
+    @classmethod
+    def new(cls, size: int) -> _Memory:
+        """Return memory that nobody else has yet."""
+        fd = os.memfd_create("latecomer", os.MFD_CLOEXEC)
+        os.ftruncate(fd, size)
+        return cls(fd, size)
+
+    @property
+    def pages(self) -> mmap.mmap:
+        """The memory itself."""
+        if self._pages is None:
+            self._pages = mmap.mmap(self.fd, self._size, flags=mmap.MAP_SHARED | _AT_ONCE)
+        return self._pages
+
+    def __del__(self) -> None:
+        """Let go of the file; whoever has mapped it keeps the memory."""
+        os.close(self.fd)
+
+
+class _Block:
+    """Memory that is written again when all to whom it was lent have let go of it.
+
+    Its first bytes tell: for each of `READERS` how often it was lent to it, which one process
+    alone writes, and how often it was given back, which only the reader writes. Both count to 255
+    and from 0 again. A reader that ends without giving back leaves a block that nobody uses again.
+
+    Args:
+        name: Tells it from others in any process.
+        memory: `_HEAD` bytes more than can be written.
+        capacity: What can.
+    """
+
+    def __init__(self, name: tuple[int, int], memory: _Memory, capacity: int) -> None:
+        self.name = name
+        self.memory = memory
+        self.capacity = capacity
+        self._counted: dict[int, Iterator[int]] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether all to whom it was lent have given it back."""
+        pages = self.memory.pages
+        return pages[:READERS] == pages[READERS:_HEAD]
+
+    def lend(self, reader: int) -> None:
+        """Count that a reader is given it; only one process does that for a reader."""
+        self._count(reader)
+
+    def _count(self, place: int) -> None:
+        pages = self.memory.pages
+        if place not in self._counted:
+            self._counted[place] = itertools.count(pages[place] + 1)
+        pages[place] = next(self._counted[place]) & 255
+
+    def lease(self, reader: int) -> Any:
+        """Return bytes that count as given back by a reader when nobody looks at them any more."""
+        lease = (ctypes.c_ubyte * self.capacity).from_buffer(self.memory.pages, _HEAD)
+        weakref.finalize(lease, self._count, READERS + reader).atexit = False
+        return lease
+
+
+class Shared:
+    """A buffer in memory that processes share; nobody changes it once it is sent.
+
+    Args:
+        memory: Where it lies, and nothing else; None for no bytes.
+        size: Its length.
+        block: Where it lies if that is to be written again.
+        lease: Of the block.
+    """
+
+    alive: ClassVar[int] = 0
+    """How many there are in this process."""
+
+    def __init__(
+        self,
+        memory: _Memory | None,
+        size: int,
+        block: _Block | None = None,
+        lease: Any = None,
+    ) -> None:
+        self.memory = memory
+        self.size = size
+        self.block = block
+        self._lease = lease
+        Shared.alive += 1
+
+    @classmethod
+    def new(cls, size: int) -> Shared:
+        """Return memory to write into."""
+        return cls(_Memory.new(size) if size else None, size)
+
+    @classmethod
+    def of(cls, buffer: Buffer) -> Shared:
+        """Return a copy of a buffer that can be passed on."""
+        shared = cls.new(buffer.size)
+        shared.room[:] = buffer
+        return shared
+
+    @property
+    def room(self) -> Buffer:
+        """The bytes, shape (size,), to be written by who has made it, before it is sent."""
+        if self.memory is None:
+            return np.empty(0, dtype=np.uint8)
+        if self.block is None:
+            return np.frombuffer(self.memory.pages, dtype=np.uint8)
+        if self._lease is None:
+            return np.frombuffer(self.memory.pages, np.uint8, self.size, _HEAD)
+        return np.frombuffer(self._lease, np.uint8, self.size)
+
+    @property
+    def array(self) -> Buffer:
+        """The bytes, shape (size,); they stay what they are as long as somebody looks at them."""
+        bytes_ = self.room
+        bytes_.flags.writeable = False
+        return bytes_
+
+    def __del__(self) -> None:
+        """Count one less."""
+        Shared.alive -= 1
+
+
+class Pool:
+    """Memory for one buffer after the other.
+
+    New memory has to be cleared by the system, which takes longer than to write into it.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[_Block] = []
+        self._last: dict[tuple[int, int], weakref.ref[Shared]] = {}
+        self._bytes = 0
+
+    def room(self, size: int) -> Shared:
+        """Return memory of a length to write into."""
+        for block in self._blocks:
+            fits = size <= block.capacity <= max(_LEAST, 4 * size)
+            if size and fits and block.free and self._written(block) is None:
+                return self._given(block, size)
+        capacity = max(_LEAST, 1 << max(0, size - 1).bit_length())
+        if not size or self._bytes + capacity > _MOST_POOLED:
+            return Shared.new(size)
+        name = (os.getpid(), len(self._blocks))
+        block = _Block(name, _Memory.new(_HEAD + capacity), capacity)
+        self._blocks.append(block)
+        self._bytes += capacity
+        return self._given(block, size)
+
+    def _written(self, block: _Block) -> Shared | None:
+        """Return what a block was last given out as, if it may not be sent yet."""
+        return self._last[block.name]()
+
+    def _given(self, block: _Block, size: int) -> Shared:
+        shared = Shared(block.memory, size, block)
+        self._last[block.name] = weakref.ref(shared)
+        return shared
+
+
+class Blocks:
+    """Blocks of others that this process has mapped, those that were used last."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[tuple[int, int], _Block] = OrderedDict()
+        self._all: weakref.WeakValueDictionary[tuple[int, int], _Block] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def known(self, block: _Block) -> _Block:
+        """Return the block of this name, this one if there was none."""
+        block = self._all.setdefault(block.name, block)
+        self._used[block.name] = block
+        self._used.move_to_end(block.name)
+        if len(self._used) > _MOST_MAPPED:
+            self._used.popitem(last=False)
+        return block
+
+
+class Said(NamedTuple):
+    """What crosses a lane: a call, or its answer.
+
+    Attributes:
+        serial: Counts the calls of a lane; its answer has the same.
+        what: Which call it is; of an answer, empty if it failed.
+        told: Bytes that the two understand.
+        shared: Buffers.
+    """
+
+    serial: int
+    what: str
+    told: bytes
+    shared: tuple[Shared, ...]
+
+
+class _Wire:
+    """One end of a socket.
+
+    Args:
+        sock: Connected.
+        own: Which of the readers of a block this end is; None until the other end has said it.
+        other: Which the other one is.
+        blocks: Where this process has mapped blocks of others.
+    """
+
+    def __init__(self, sock: socket.socket, own: int | None, other: int, blocks: Blocks) -> None:
+        self.sock = sock
+        self._own, self._other = own, other
+        self._blocks = blocks
+
+    def send(self, said: Said) -> None:
+        """Send a message.
+
+        Raises:
+            Broken: If nobody is there any more.
+        """
+        places = []
+        for shared in said.shared:
+            block = shared.block
+            if block is not None:
+                block.lend(self._other)
+            places.append((shared.size, block and block.name, block and block.capacity))
+        message = said.serial, said.what, said.told, places, self._other
+        body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        files = [shared.memory.fd for shared in said.shared if shared.memory is not None]
+        head = b""
+        if len(body) > _MOST_BODY:
+            long = Shared.of(np.frombuffer(body, dtype=np.uint8))
+            assert long.memory is not None  # noqa: S101  # it has bytes
+            files, head, body = [long.memory.fd, *files], _LENGTH.pack(long.size), b""
+        try:
+            socket.send_fds(self.sock, [bytes([len(head)]) + head + body], files)
+        except OSError as error:
+            raise Broken(str(error)) from error
+
+    def receive(self, flags: int = 0) -> Said | None:
+        """Receive a message; None if none is there and flags say not to wait.
+
+        Raises:
+            Broken: If nobody is there any more.
+        """
+        try:
+            data, passed, *_ = self.sock.recvmsg(_MOST_BODY + 64, _MOST_FILES, flags)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise Broken(str(error)) from error
+        if not data:
+            raise Broken("the process at the other end has ended")
+        files = iter([fd for _, _, fds in passed for (fd,) in _FILE.iter_unpack(fds)])
+        body: bytes | memoryview = data[1:]
+        if data[0]:
+            (size,) = _LENGTH.unpack(data[1:])
+            body = memoryview(_Memory(next(files), size).pages)
+        serial, what, told, places, self._own = pickle.loads(body)  # noqa: S301  # of this run
+        return Said(serial, what, told, tuple(self._shared(files, *place) for place in places))
+
+    def _shared(
+        self, files: Iterator[int], size: int, name: tuple[int, int] | None, capacity: int
+    ) -> Shared:
+        if not size:
+            return Shared(None, 0)
+        memory = _Memory(next(files), size if name is None else _HEAD + capacity)
+        if name is None:
+            return Shared(memory, size)
+        block = self._blocks.known(_Block(name, memory, capacity))
+        assert self._own is not None  # noqa: S101  # the message has said it
+        return Shared(block.memory, size, block, block.lease(self._own))
+
+
+# ---------------------------------------------------------------- the end that asks
+
+
+class Answer:
+    """What a call gives, once it is here.
+
+    Args:
+        then: Is told when it is.
+    """
+
+    def __init__(self, then: Callable[[Answer], None] | None = None) -> None:
+        self._then = then
+        self._said: Said | None = None
+        self._broken: Broken | None = None
+
+    def done(self) -> bool:
+        """Say whether it is here."""
+        return self._said is not None or self._broken is not None
+
+    def result(self) -> tuple[bytes, tuple[Shared, ...]]:
+        """Return it.
+
+        Raises:
+            Broken: If the other end is gone.
+            CallError: If the call has failed.
+        """
+        if self._broken is not None:
+            raise Broken(*self._broken.args)
+        assert self._said is not None  # noqa: S101  # asked for when it is here
+        if not self._said.what:
+            raise CallError(*pickle.loads(self._said.told))  # noqa: S301  # of this run
+        return self._said.told, self._said.shared
+
+    def settle(self, found: Said | Broken) -> None:
+        """Learn what came of the call."""
+        if isinstance(found, Broken):
+            self._broken = found
+        else:
+            self._said = found
+        if self._then is not None:
+            self._then(self)
+            self._then = None
+
+
+class Lane:
+    """The end of a lane that asks.
+
+    Args:
+        sock: Connected to one that answers.
+        blocks: Where this process has mapped blocks of others, one for all its lanes.
+        reader: Which reader of blocks the other end is, no other one was; None if it cannot be
+            lent any.
+    """
+
+    def __init__(self, sock: socket.socket, blocks: Blocks, reader: int | None) -> None:
+        self.sock = sock
+        self.borrows = reader is not None
+        self._wire = _Wire(sock, _ASKS, READERS if reader is None else reader, blocks)
+        self._asked: dict[int, Answer] = {}
+        self._serial = 0
+        self._broken: Broken | None = None
+
+    @classmethod
+    def to(cls, address: str, pid: int, blocks: Blocks, reader: int | None) -> Lane | None:
+        """Connect to where a process answers; None if it is not that process, or not here."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect("\0" + address)
+        except OSError:
+            sock.close()
+            return None
+        if _peer(sock) != (pid, os.getuid()):
+            sock.close()
+            return None
+        return cls(sock, blocks, reader)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the other end is gone."""
+        return self._broken is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is awaited."""
+        return bool(self._asked)
+
+    def call(
+        self,
+        what: str,
+        told: bytes,
+        shared: Sequence[Shared] = (),
+        then: Callable[[Answer], None] | None = None,
+    ) -> Answer:
+        """Ask for something; return where its answer will be.
+
+        Args:
+            what: One of the calls that the other end takes.
+            told: Bytes that it understands.
+            shared: Buffers, `MOST_SHARED` at the most.
+            then: Is told when the answer is here.
+        """
+        answer = Answer(then)
+        self._serial += 1
+        self._asked[self._serial] = answer
+        if self._broken is None:
+            try:
+                self._wire.send(Said(self._serial, what, told, tuple(shared)))
+            except Broken as error:
+                self._break(error)
+        else:
+            self._break(self._broken)
+        return answer
+
+    def take(self) -> None:
+        """Take in all answers that are here."""
+        while self._broken is None:
+            try:
+                said = self._wire.receive(socket.MSG_DONTWAIT)
+            except Broken as error:
+                self._break(error)
+                return
+            if said is None:
+                return
+            self._asked.pop(said.serial).settle(said)
+
+    def close(self) -> None:
+        """End it."""
+        if self._broken is None:
+            self._break(Broken("the lane is closed"))
+
+    def _break(self, why: Broken) -> None:
+        if self._broken is None:
+            self._broken = why
+            self.sock.close()
+        asked, self._asked = self._asked, {}
+        for answer in asked.values():
+            answer.settle(why)
+
+
+# ---------------------------------------------------------------- the end that answers
+
+Call = Callable[[bytes, Sequence[Buffer]], tuple[bytes, Sequence[Shared]]]
+"""Answers a call: takes bytes and buffers, gives bytes and buffers."""
+
+
+class End:
+    """The end of a lane that answers, on a thread of its own.
+
+    Args:
+        calls: What it answers, by name; one after the other.
+        aside: Those of them that others overtake, again one after the other.
+        begin: Called first on each thread.
+
+    Attributes:
+        address: Where to connect to.
+    """
+
+    def __init__(
+        self,
+        calls: Mapping[str, Call],
+        aside: Sequence[str] = (),
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._calls = calls
+        self._aside = frozenset(aside)
+        self._begin = begin
+        self._others = ThreadPoolExecutor(1, "lane-aside", begin) if aside else None
+        self.address = f"latecomer-{secrets.token_hex(16)}"
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind("\0" + self.address)
+        self._listener.listen(1)
+        threading.Thread(target=self._accept, name="lane", daemon=True).start()
+
+    def _accept(self) -> None:
+        self._begin()
+        while True:
+            sock, _ = self._listener.accept()
+            with sock, suppress(Broken):
+                if _peer(sock)[1] == os.getuid():
+                    serve(sock, self._calls, self._aside, self._others)
+
+
+def serve(
+    sock: socket.socket,
+    calls: Mapping[str, Call],
+    aside: frozenset[str] = frozenset(),
+    others: ThreadPoolExecutor | None = None,
+) -> None:
+    """Answer until the other end is gone.
+
+    Args:
+        sock: Connected to an end that asks.
+        calls: What is answered, by name.
+        aside: Those of them that others overtake.
+        others: Does those.
+
+    Raises:
+        Broken: When nobody is there to ask.
+    """
+    sending, wire = threading.Lock(), _Wire(sock, None, _ASKS, Blocks())
+
+    def one(said: Said) -> None:
+        answer = _answered(calls[said.what], said)
+        with sending:
+            wire.send(answer)
+
+    while True:
+        said = wire.receive()
+        assert said is not None  # noqa: S101  # waits for one
+        if others is not None and said.what in aside:
+            others.submit(one, said)
+        else:
+            one(said)
+        del said
+
+
+def _answered(call: Call, said: Said) -> Said:
+    try:
+        told, shared = call(said.told, [shared.array for shared in said.shared])
+    except Exception as error:  # noqa: BLE001  # told to whoever has asked
+        return Said(said.serial, "", _failure(error), ())
+    return Said(said.serial, said.what, told, tuple(shared))
+
+
+def _failure(error: Exception) -> bytes:
+    """Return an error and its trace, packed; of one that cannot be, what it says."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        packed = pickle.dumps((error, trace))
+        pickle.loads(packed)  # noqa: S301  # our own: some errors can be written and not read
+    except Exception:  # noqa: BLE001  # whatever the user's error does
+        return pickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), trace))
+    return packed
+
+
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """Return the process and the user at the other end."""
+    found: Any = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, user, _ = _CREDENTIALS.unpack(found)
+    return pid, user
