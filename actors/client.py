@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from actors import faults
+from actors.allocation import keep_freed
 from actors.buffers import ALIGNMENT, NOTHING, heap, laid, piece
 from actors.client_state import StateCodec
 from actors.corrector import Corrector
@@ -474,6 +475,7 @@ class ClientActor:
 
     def __init__(self, work: dict[str, Any], paths: Sequence[str], store: Store) -> None:
         join_paths(paths)
+        keep_freed()
         self._client = Client(Work.model_validate(work), store())
         self._node = store.node()
         self._alone = Lock()

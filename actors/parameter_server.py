@@ -12,6 +12,7 @@ from dataclasses import replace
 from threading import Condition
 from typing import Any, Final, TypeVar
 
+from actors.allocation import keep_freed
 from actors.cell import Gathered
 from actors.identity import Identity, join_paths
 from actors.lane import HAS_LANES, End, Pool, Shared
@@ -55,6 +56,7 @@ class ParameterServer(Reader):
         public: Public | None = None,
     ) -> None:
         join_paths(paths)
+        keep_freed()
         told = Work.model_validate(work)
         watch = Stopwatch()
         self._server = serving(told, schema, initial, place, tutor_for(told, public, watch))

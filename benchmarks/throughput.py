@@ -6,7 +6,8 @@
 evaluation but the first and the last, virtual clock. The bare loop loads the weights, trains and
 hands the weights (or their largest changes) back, in as many processes as there are workers, with
 no server, no clock and no log. latecomer runs on Ray, with as many pooled actors, and without Ray,
-`--in-process`, on one thread and on as many. They run in turns; the table shows medians and spread.
+`--in-process`, in one process and with as many beside it that train. They run in turns; the table
+shows medians and spread.
 Start-up is a column of its own. Every row checks how many updates were made, so that none wins by
 doing less.
 """
@@ -235,7 +236,7 @@ def measure(case: Case, workers: int, folder: Path, repeats: int) -> dict[str, A
     """Take turns."""
     mine: list[float] = []
     alone: list[float] = []
-    threads: list[float] = []
+    beside: list[float] = []
     theirs: list[float] = []
     starts: list[float] = []
     for _ in range(repeats):
@@ -244,7 +245,7 @@ def measure(case: Case, workers: int, folder: Path, repeats: int) -> dict[str, A
         mine.append(rate)
         starts.append(start)
         alone.append(ours(case, 1, folder, in_process=True)[0])
-        threads.append(ours(case, workers, folder, in_process=True)[0])
+        beside.append(ours(case, workers, folder, in_process=True)[0])
     return {
         "model": case.model,
         "uplink": case.uplink,
@@ -255,8 +256,8 @@ def measure(case: Case, workers: int, folder: Path, repeats: int) -> dict[str, A
         "startup_s": median(starts),
         "alone": alone,
         "alone_ratio": _ratio(alone, theirs),
-        "threads": threads,
-        "threads_ratio": _ratio(threads, theirs),
+        "beside": beside,
+        "beside_ratio": _ratio(beside, theirs),
     }
 
 
@@ -268,23 +269,21 @@ def _ratio(mine: list[float], theirs: list[float]) -> float:
 def show(rows: list[dict[str, Any]], workers: int, repeats: int) -> None:
     """Print the table, with the machine and the spread."""
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {numerics()}")
-    print(
-        f"{workers} worker processes or threads; medians of {repeats} turns, (lowest to highest)\n"
-    )
+    print(f"{workers} worker processes; medians of {repeats} turns, (lowest to highest)\n")
     print(
         "| model | uplink | bare loop, updates/s | on Ray, updates/s | ratio | start-up, s "
-        f"| one process, 1 thread, updates/s | ratio | {workers} threads, updates/s | ratio |"
+        f"| without Ray, one process, updates/s | ratio | {workers} trainers, updates/s | ratio |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         cells = [
             f"{median(v):.0f} ({min(v):.0f} to {max(v):.0f})"
-            for v in (row["bare"], row["latecomer"], row["alone"], row["threads"])
+            for v in (row["bare"], row["latecomer"], row["alone"], row["beside"])
         ]
         print(
             f"| {row['model']} | {row['uplink']} | {cells[0]} | {cells[1]} "
             f"| {row['ratio']:.2f} | {row['startup_s']:.1f} "
-            f"| {cells[2]} | {row['alone_ratio']:.2f} | {cells[3]} | {row['threads_ratio']:.2f} |"
+            f"| {cells[2]} | {row['alone_ratio']:.2f} | {cells[3]} | {row['beside_ratio']:.2f} |"
         )
     print(
         f"\nnumpy {np.__version__}, torch {torch.__version__}, Python {platform.python_version()}"

@@ -21,6 +21,7 @@ from typing import Final
 
 import torch
 
+from actors.allocation import keep_freed
 from actors.client import Client
 from actors.identity import pss_bytes
 from actors.lane import HAS_LANES, Answer, Blocks, Broken, CallError, Lane, Pool, Shared, serve
@@ -219,6 +220,7 @@ def _train_for(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in others:
         other.close()
+    keep_freed()
     torch.set_num_threads(1)
     client, pool = Client(work, holdings), Pool()
     calls = {
