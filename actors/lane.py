@@ -153,6 +153,8 @@ class Shared:
 
     alive: ClassVar[int] = 0
     """How many there are in this process."""
+    alive_bytes: ClassVar[int] = 0
+    """How long those are together that have memory of their own."""
 
     def __init__(
         self,
@@ -166,6 +168,7 @@ class Shared:
         self.block = block
         self._lease = lease
         Shared.alive += 1
+        Shared.alive_bytes += 0 if block else size
 
     @classmethod
     def new(cls, size: int) -> Shared:
@@ -198,8 +201,9 @@ class Shared:
         return bytes_
 
     def __del__(self) -> None:
-        """Count one less."""
+        """Count it no longer."""
         Shared.alive -= 1
+        Shared.alive_bytes -= 0 if self.block else self.size
 
 
 class Pool:
@@ -404,7 +408,7 @@ class Lane:
 
     def __init__(self, sock: socket.socket, blocks: Blocks, reader: int | None) -> None:
         self.sock = sock
-        self.borrows = reader is not None
+        self._borrows = reader is not None
         self._wire = _Wire(sock, _ASKS, READERS if reader is None else reader, blocks)
         self._asked: dict[int, Answer] = {}
         self._serial = 0
@@ -454,12 +458,16 @@ class Lane:
         self._asked[self._serial] = answer
         if self._broken is None:
             try:
-                self._wire.send(Said(self._serial, what, told, tuple(shared)))
+                self._wire.send(Said(self._serial, what, told, tuple(map(self._lent, shared))))
             except Broken as error:
                 self._break(error)
         else:
             self._break(self._broken)
         return answer
+
+    def _lent(self, shared: Shared) -> Shared:
+        """Return a buffer that the other end may have, copied if it cannot be lent a block."""
+        return shared if self._borrows or shared.block is None else Shared.of(shared.array)
 
     def take(self) -> None:
         """Take in all answers that are here."""

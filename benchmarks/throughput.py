@@ -221,7 +221,7 @@ def main() -> None:
     if arguments.quick:
         repeats = min(repeats, 2)
     else:
-        cases += [Case("cnn", 1, 60), Case("cnn", 0.05, 60), Case("mlp-10m", 0.01, 10)]
+        cases += [Case("cnn", 1, 150), Case("cnn", 0.05, 150), Case("mlp-10m", 0.01, 10)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "throughput_data.py").write_text(DATA, encoding="utf-8")

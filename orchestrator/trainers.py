@@ -193,7 +193,12 @@ class _Handed:
         self._known: dict[int, tuple[weakref.ref[Buffer], Shared]] = {}
 
     def array(self, shared: Shared) -> Buffer:
-        """Return the bytes of shared memory as the array that stands for it."""
+        """Return the bytes of shared memory as the array that stands for it.
+
+        What has memory of its own may stay for long, and would keep a file open: it is copied.
+        """
+        if shared.block is None:
+            return shared.array.copy()
         array = shared.array
         self._note(array, shared)
         return array

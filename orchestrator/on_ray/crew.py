@@ -26,7 +26,7 @@ from actors.intake import Admission
 from actors.lane import Answer, Broken, CallError, Lane
 from actors.work import GroupReceipt, Order, packed, unpacked
 from orchestrator.handed import kept_at, order_of
-from orchestrator.on_ray.lanes import Lanes, Local, stored
+from orchestrator.on_ray.lanes import Lanes, stored
 from orchestrator.on_ray.waiting import (
     FAILED,
     LOST_ACTOR,
@@ -297,9 +297,10 @@ class Crew:
         buffers: Sequence[Handle],
     ) -> _Group:
         """Send a group; what comes of it is handed on to the server as soon as it is here."""
-        assert self._lanes is not None  # noqa: S101  # looked at before
+        lanes = self._lanes
+        assert lanes is not None  # noqa: S101  # looked at before
         assert worker.lane is not None  # noqa: S101  # the same
-        shared = [self._lanes.of(buffer, worker.lane) for buffer in buffers]
+        shared = [lanes.of(buffer) for buffer in buffers]
         group = _Group(tasks, None)
 
         def trained(answer: Answer) -> None:
@@ -307,7 +308,7 @@ class Crew:
                 receipt, (payloads, states) = answer.result()
             except (Broken, CallError):
                 return  # sorted out when it is taken
-            group.payloads, group.states = Local(payloads), Local(states)
+            group.payloads, group.states = lanes.keep(payloads), lanes.keep(states)
             self._hand_on(worker, group, order, told, receipt)
 
         group.receipt = worker.lane.call("train", told, shared, trained)

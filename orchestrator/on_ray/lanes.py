@@ -23,6 +23,8 @@ from policies.types import Buffer
 
 MOST_BYTES: Final = 16 * 2**20
 """Models with larger messages cross through Ray's store, which moves to disk what is too much."""
+MOST_KEPT: Final = 1 << 29
+"""What is kept in shared memory beside Ray's store, at the most, but for what is written again."""
 _FILES: Final = 4
 """A buffer takes as many files at the most: its own and its map's, here and on the way."""
 _KEPT: Final = 8
@@ -115,13 +117,18 @@ class Lanes:
         """Say whether so many buffers can cross with a message, and there are files for more."""
         return buffers <= MOST_SHARED and Shared.alive < self._most
 
-    def of(self, handle: Handle, lane: Lane) -> Shared:
-        """Return a buffer as shared memory that can cross a lane; copied if it has to be."""
-        if isinstance(handle, Local) and (lane.borrows or handle.shared.block is None):
+    def keep(self, shared: Shared) -> Handle:
+        """Return a handle of what an actor gave; past a limit it moves into Ray's store."""
+        if shared.block is None and Shared.alive_bytes > MOST_KEPT:
+            return ray.put(shared.array)
+        return Local(shared)
+
+    def of(self, handle: Handle) -> Shared:
+        """Return a buffer as shared memory, copied if it lies in Ray's store."""
+        if isinstance(handle, Local):
             return handle.shared
         if handle not in self._copies:
-            found = handle.array if isinstance(handle, Local) else ray.get(handle)
-            self._copies[handle] = Shared.of(found)
+            self._copies[handle] = Shared.of(ray.get(handle))
             if len(self._copies) > _KEPT:
                 self._copies.popitem(last=False)
         self._copies.move_to_end(handle)

@@ -94,7 +94,7 @@ class Servers:
         """
         del order  # all of them read all payloads
         here = isinstance(receipt, bytes) and isinstance(payloads, Local)
-        if here and self.lane is not None and not self.lane.broken:  # the server borrows blocks
+        if here and self.lane is not None and not self.lane.broken:
             return self.lane.call("admit", packed((told, receipt)), [payloads.shared])
         said = [admit.remote(told, receipt, stored(payloads)) for admit in self._admit]
         return self._admitted.remote(*said) if self.in_parts else said[0]

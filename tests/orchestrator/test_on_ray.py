@@ -77,6 +77,44 @@ def test_pooled(
     assert summary.peak_pss_bytes > 10**8
 
 
+@pytest.mark.parametrize(
+    ("limit", "used"),
+    [
+        ("", {"train", "admit", "commit"}),
+        ("runtime.MOST_BYTES", set()),
+        ("lanes.MOST_KEPT", {"train", "admit", "commit"}),
+        ("lanes.READERS", {"train", "admit", "commit"}),
+        ("lanes.MOST_SHARED", {"commit"}),
+    ],
+    ids=["lanes", "a large model", "many states", "no reader left", "many buffers"],
+)
+def test_lanes_change_no_bit(
+    limit: str,
+    used: set[str],
+    small: Any,
+    ran: Any,
+    head: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What goes through lanes, and what of it must not, gives the same digest."""
+    from actors.lane import Lane
+
+    experiment = small("method.uplink={kind: top-k, density: 0.1}", "hosting=pooled")
+    real, calls = Lane.call, set[str]()
+
+    def call(self: Lane, what: str, *arguments: Any, **more: Any) -> Any:
+        calls.add(what)
+        return real(self, what, *arguments, **more)
+
+    monkeypatch.setattr(Lane, "call", call)
+    if limit:
+        monkeypatch.setattr(f"orchestrator.on_ray.{limit}", 0)
+    summary, _ = on_ray(experiment, tmp_path / "run", head.address, workers=1)
+    assert summary.digest == ran(experiment).digest
+    assert calls == used
+
+
 def test_dedicated(small: Any, ran: Any, head: Any, tmp_path: Path) -> None:
     """One actor a client gives the same digest."""
     experiment = small(*FEW)
