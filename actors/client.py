@@ -331,19 +331,19 @@ class Client:
         return payloads, kept, receipt
 
     def train_through(
-        self, pool: Pool, order: bytes, buffers: Sequence[Buffer]
+        self, pools: Sequence[Pool], order: bytes, buffers: Sequence[Buffer]
     ) -> tuple[bytes, Sequence[Shared]]:
         """Train a group into memory that is shared, from a packed `Order` to a packed receipt.
 
         Args:
-            pool: Gives memory for payloads; states stay for long, and have memory of their own.
+            pools: Give memory for payloads, and for states, which stay for longer.
             order: What is asked for.
             buffers: As `train_group`.
         """
         found: list[Shared] = []
 
         def room(size: int) -> Buffer:
-            found.append(Shared.new(size) if found else pool.room(size))
+            found.append(pools[len(found)].room(size))
             return found[-1].room
 
         *_, receipt = self.train_group(unpacked(order), buffers, room)
@@ -479,7 +479,7 @@ class ClientActor:
         self._client = Client(Work.model_validate(work), store())
         self._node = store.node()
         self._alone = Lock()
-        self._pool = Pool()
+        self._pools = Pool(), Pool()
         calls = {"train": self._train_through_lane}
         self._end = End(calls, begin=partial(torch.set_num_threads, 1)) if HAS_LANES else None
 
@@ -512,4 +512,4 @@ class ClientActor:
         self, order: bytes, buffers: Sequence[Buffer]
     ) -> tuple[bytes, Sequence[Shared]]:
         with self._alone:
-            return self._client.train_through(self._pool, order, buffers)
+            return self._client.train_through(self._pools, order, buffers)

@@ -15,7 +15,6 @@ import pickle
 import secrets
 import socket
 import struct
-import sys
 import threading
 import traceback
 import weakref
@@ -29,8 +28,20 @@ import numpy as np
 
 from policies.types import Buffer
 
-HAS_LANES: Final = sys.platform == "linux"
-"""Whether this system can share memory without a name, and pass it on."""
+
+def _can() -> bool:
+    """Try whether this system shares memory without a name, and has sockets without one."""
+    try:
+        os.close(os.memfd_create("latecomer"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.bind(f"\0latecomer-{secrets.token_hex(16)}")
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+HAS_LANES: Final = _can()
+"""Whether this system has what lanes need: Linux does, unless something forbids it."""
 MOST_SHARED: Final = 250
 """Buffers with a message, at the most: Linux passes 253 files on at a time."""
 _MOST_BODY: Final = 1 << 15
@@ -40,6 +51,8 @@ _MOST_FILES: Final = socket.CMSG_SPACE(_FILE.size * (MOST_SHARED + 1))
 _CREDENTIALS: Final = struct.Struct("3i")
 _LENGTH: Final = struct.Struct("<Q")
 _AT_ONCE: Final = getattr(mmap, "MAP_POPULATE", 0)
+_WHOLE: Final = 1 << 20
+"""Of longer buffers often a part is read: they are mapped as they are looked at."""
 READERS: Final = 32
 """Who may be lent a block: whoever asks, who is the first, and those that answer."""
 _ASKS: Final = 0
@@ -67,6 +80,9 @@ class CallError(Exception):
         self.cause = cause
 
 
+_serials = itertools.count()  # of blocks, in this process
+
+
 class _Memory:
     """Memory that can be mapped by whoever has its file.
 
@@ -91,7 +107,8 @@ class _Memory:
     def pages(self) -> mmap.mmap:
         """The memory itself."""
         if self._pages is None:
-            self._pages = mmap.mmap(self.fd, self._size, flags=mmap.MAP_SHARED | _AT_ONCE)
+            at_once = _AT_ONCE if self._size <= _WHOLE else 0
+            self._pages = mmap.mmap(self.fd, self._size, flags=mmap.MAP_SHARED | at_once)
         return self._pages
 
     def __del__(self) -> None:
@@ -226,7 +243,7 @@ class Pool:
         capacity = max(_LEAST, 1 << max(0, size - 1).bit_length())
         if not size or self._bytes + capacity > _MOST_POOLED:
             return Shared.new(size)
-        name = (os.getpid(), len(self._blocks))
+        name = (os.getpid(), next(_serials))
         block = _Block(name, _Memory.new(_HEAD + capacity), capacity)
         self._blocks.append(block)
         self._bytes += capacity
@@ -324,13 +341,15 @@ class _Wire:
             Broken: If nobody is there any more.
         """
         try:
-            data, passed, *_ = self.sock.recvmsg(_MOST_BODY + 64, _MOST_FILES, flags)
+            data, passed, signs, _ = self.sock.recvmsg(_MOST_BODY + 64, _MOST_FILES, flags)
         except BlockingIOError:
             return None
         except OSError as error:
             raise Broken(str(error)) from error
         if not data:
             raise Broken("the process at the other end has ended")
+        if signs & socket.MSG_CTRUNC:
+            raise Broken("this process may have no more files open: raise `ulimit -n`")
         files = iter([fd for _, _, fds in passed for (fd,) in _FILE.iter_unpack(fds)])
         body: bytes | memoryview = data[1:]
         if data[0]:
@@ -558,7 +577,7 @@ def serve(
     sending, wire = threading.Lock(), _Wire(sock, None, _ASKS, Blocks())
 
     def one(said: Said) -> None:
-        answer = _answered(calls[said.what], said)
+        answer = _answered(calls, said)
         with sending:
             wire.send(answer)
 
@@ -572,9 +591,9 @@ def serve(
         del said
 
 
-def _answered(call: Call, said: Said) -> Said:
+def _answered(calls: Mapping[str, Call], said: Said) -> Said:
     try:
-        told, shared = call(said.told, [shared.array for shared in said.shared])
+        told, shared = calls[said.what](said.told, [shared.array for shared in said.shared])
     except Exception as error:  # noqa: BLE001  # told to whoever has asked
         return Said(said.serial, "", _failure(error), ())
     return Said(said.serial, said.what, told, tuple(shared))

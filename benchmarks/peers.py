@@ -4,11 +4,11 @@
                                [--environments DIR] [--scaling]
 
 100 clients of 100 samples of 28x28, batch 20, one local epoch, SGD; an MLP and a CNN, those of
-benchmarks/throughput.py; torch on one thread in each process, and latecomer besides on two threads
-of one process; nothing tested. Each framework lives in an environment of its own, which is made
-once and kept, and takes its documented fast path; what differs from latecomer stands in
-benchmarks/peers/with_*.py. They take turns with latecomer in one run; the tables show medians and
-spread, and ratios within a turn.
+benchmarks/throughput.py; torch on one thread in each process, and latecomer besides with two
+processes that train for one that does not; nothing tested. Each framework lives in an environment
+of its own, which is made once and kept, and takes its documented fast path; what differs from
+latecomer stands in benchmarks/peers/with_*.py. They take turns with latecomer in one run; the
+tables show medians and spread, and ratios within a turn.
 
 Updates a second are those from the first to the last update. Start-up is all before the first, from
 the start of the process on. Every row checks how many updates were made, so that none wins by doing
@@ -61,9 +61,9 @@ class FailedError(Exception):
     """A framework could not be installed or run."""
 
 
-ALONE, THREADS, RAY = "1", "1, 2 threads", "2"
-HOW: Final = {ALONE: (1, 1), THREADS: (1, 2), RAY: (2, 1)}
-"""Processes and threads that train: one process does without Ray."""
+ALONE, BESIDE, RAY = "1", "1 and 2 trainers", "2"
+HOW: Final = {ALONE: (1, 1), BESIDE: (1, 2), RAY: (2, 1)}
+"""Processes, and how many train: one does without Ray, alone or with others beside it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _pfl(processes: int) -> Peer:
         (),
         processes,
         {"mlp": 2_000, "cnn": 200},
-        (RAY, ALONE, THREADS) if processes > 1 else (ALONE,),
+        (RAY, ALONE, BESIDE) if processes > 1 else (ALONE,),
         2.0,
     )
 
@@ -120,7 +120,7 @@ PEERS: Final = (
         (),
         2,
         {"mlp": 400, "cnn": 200},
-        (RAY, ALONE, THREADS),
+        (RAY, ALONE, BESIDE),
         20.0,
     ),
     _pfl(1),
@@ -146,7 +146,7 @@ PEERS: Final = (
         ("flgo==0.4.4",),
         1,
         {"mlp": 800, "cnn": 200},
-        (ALONE, THREADS, RAY),
+        (ALONE, BESIDE, RAY),
         10.0,
     ),
     Peer(
@@ -174,7 +174,7 @@ PEERS: Final = (
         ("appfl==1.12.0", "opacus==1.6.0"),
         1,
         {"mlp": 800, "cnn": 200},
-        (ALONE, THREADS, RAY),
+        (ALONE, BESIDE, RAY),
         10.0,
     ),
 )
@@ -308,8 +308,8 @@ def theirs(cell: Cell, environments: Path) -> Figures:
 
 def ours(cell: Cell, how: str) -> Figures:
     """Run latecomer beside it."""
-    processes, threads = HOW[how]
-    task = _task(cell, cell.ours, processes) | {"threads": threads}
+    processes, trainers = HOW[how]
+    task = _task(cell, cell.ours, processes) | {"trainers": trainers}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     try:
         return timed([sys.executable, str(SCRIPTS / LATECOMER), json.dumps(task)], task, path=path)

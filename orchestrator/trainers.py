@@ -227,9 +227,9 @@ def _train_for(
         other.close()
     keep_freed()
     torch.set_num_threads(1)
-    client, pool = Client(work, holdings), Pool()
+    client, pools = Client(work, holdings), (Pool(), Pool())
     calls = {
-        "train": lambda told, buffers: client.train_through(pool, told, buffers),
+        "train": lambda told, buffers: client.train_through(pools, told, buffers),
         "usage": lambda *_: (packed(client.watch.usage()), ()),
     }
     with suppress(Broken):

@@ -62,7 +62,7 @@ def ran(task: Task, folder: Path) -> Path:
     request = Request(
         experiment,
         folder / "run",
-        workers=task.processes * task.threads,
+        workers=task.processes * task.trainers,
         in_process=task.processes == 1,
         paths=[str(folder)],
     )

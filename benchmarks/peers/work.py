@@ -26,7 +26,7 @@ class Task:
         clients: How many there are; above 100 they share the examples of the first 100.
         in_flight: Clients that are busy at a time, where that can be said.
         processes: That train.
-        threads: That train in each of them; latecomer's alone are told.
+        trainers: Processes that train for one that does not; latecomer's alone are told.
     """
 
     model: str
@@ -34,7 +34,7 @@ class Task:
     clients: int = SHARDS
     in_flight: int = 32
     processes: int = 1
-    threads: int = 1
+    trainers: int = 1
 
 
 def asked() -> Task:

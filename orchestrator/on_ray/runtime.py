@@ -6,6 +6,7 @@ waits for a group, an actor that starts, or the one answer that is wanted.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -156,7 +157,7 @@ class RayRuntime:
         dedicated = hosting.kind == "dedicated"
         self._evaluator: Any = None
         by = time.monotonic() + limits.start_s + hosting.start_s
-        workers = [self._worker(index, by) for index in range(hosting.actors)]
+        workers = [self._worker(index, by) for index in range(_at_first(placement))]
         told = (settings, list(paths), holdings.shape)
         gpus = 0.0 if work.split is None else work.split.num_gpus
         served = ray.remote(EncoderActor).options(num_cpus=0, num_gpus=gpus, **ONCE_MORE)
@@ -226,6 +227,9 @@ class RayRuntime:
         """Wait until a client can train; others, the server and the evaluator may come later."""
         while not self._crew.is_there():
             self.turn()
+        have, wanted = len(self._crew.all()), self._placement.hosting.actors
+        by = time.monotonic() + self.limits.start_s + self._placement.hosting.start_s
+        self._crew.hire([self._worker(index, by) for index in range(have, wanted)])
         self._examiner()
         self._cpu_before_s = _children_cpu_s()
 
@@ -558,6 +562,18 @@ def _ask_one(
 ) -> Any:
     """Ask an actor that is chosen now."""
     return ask(actor(), part)
+
+
+def _at_first(placement: Placement) -> int:
+    """Return how many client actors start at once.
+
+    On a machine that the run has for itself one CPU is left to the server: actors that start
+    together on fewer CPUs are all as late as the last one.
+    """
+    actors = placement.hosting.actors
+    if placement.hosting.kind == "dedicated" or placement.watch is not None:
+        return actors
+    return max(1, min(actors, (os.cpu_count() or 1) - 1))
 
 
 class _PendingTask:

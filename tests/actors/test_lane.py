@@ -199,6 +199,8 @@ def test_errors_cross_with_where_they_happened(lane: Lane) -> None:
     with pytest.raises(CallError, match="1 and 2") as found:
         result(lane, lane.call("fail", b"own"))
     assert "UnpicklableError: 1 and 2" in str(found.value.cause)
+    with pytest.raises(CallError, match="KeyError"):
+        result(lane, lane.call("nobody knows this", b""))
     assert result(lane, lane.call("double", b"ab"))[0] == b"ba"  # it goes on
 
 
