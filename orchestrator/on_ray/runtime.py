@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,12 +18,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import psutil
 import ray
+import torch
 from ray import exceptions as ray_errors
 
 from actors.changes import may_change
 from actors.client import ClientActor
 from actors.encoder import EncoderActor, Pass
-from actors.evaluator import EvaluatorActor
+from actors.evaluator import Evaluator, EvaluatorActor, Exam
 from actors.first_version import first_version
 from actors.identity import Identity, identify, pss_bytes
 from actors.intake import Delivery
@@ -67,7 +69,7 @@ from orchestrator.runtime import (
     Task,
 )
 from orchestrator.sections import Limits
-from policies.types import Address, Buffer, RunError, Version
+from policies.types import Address, Buffer, ExperimentError, RunError, Version
 
 LOOK_S: Final = 0.005
 """How long an answer of Ray's may wait to be seen while lanes are in use."""
@@ -146,6 +148,7 @@ class RayRuntime:
     ) -> None:
         hosting, cells = placement.hosting, placement.cells
         self._placement = placement
+        self.tests_here = partial(Evaluator, work, holdings)
         self._note = note
         self.limits = limits
         self._check = check
@@ -166,8 +169,8 @@ class RayRuntime:
         self._actors = [*self._encoders]
         first = first_version(work, holdings.shape)
         alone = cells is None and work.shards == 1 and work.split is None
-        small = first.message.nbytes <= MOST_BYTES
-        self._lanes = Lanes(own_node()) if HAS_LANES and alone and small else None
+        self._small = first.message.nbytes <= MOST_BYTES
+        self._lanes = Lanes(own_node()) if HAS_LANES and alone and self._small else None
         self._crew = Crew(
             workers,
             dedicated=dedicated,
@@ -304,6 +307,8 @@ class RayRuntime:
         self, version: Handle, encoder: Handle | None = None, states: States = ()
     ) -> Pending[Evaluation]:
         """Test a version; asks again if the evaluator dies."""
+        if self._evaluator is None and self._small:
+            return _TestHere(self, *exam_of(version, encoder, states))
 
         def ask() -> Any:
             if self._evaluator is None and not self._crew.is_there():
@@ -394,10 +399,11 @@ class RayRuntime:
     def fetch(self, what: Handle | Place) -> Buffer:
         """Return the bytes behind a handle."""
         if isinstance(what, Place):
-            return self._bytes(what.handle)[what.start : what.stop]
-        return join([self._bytes(piece) for piece in pieces(what)], self._first.schema)
+            return self.bytes_of(what.handle)[what.start : what.stop]
+        return join([self.bytes_of(piece) for piece in pieces(what)], self._first.schema)
 
-    def _bytes(self, handle: Handle) -> Buffer:
+    def bytes_of(self, handle: Handle) -> Buffer:
+        """Return the bytes of one buffer."""
         if isinstance(handle, Local):
             return handle.array
         found: Buffer = self._get(handle, self.limits.server_s, "a buffer")
@@ -590,6 +596,30 @@ class _PendingTask:
         while self._task.result is None:
             self._runtime.turn()
         return self._task.result
+
+
+class _TestHere:
+    """A test in the driver, on a thread: nobody waits then until an evaluator has started."""
+
+    def __init__(self, runtime: RayRuntime, exam: Exam, buffers: Sequence[Handle]) -> None:
+        self._runtime = runtime
+        evaluator, given = runtime.tests_here(), [*map(runtime.bytes_of, buffers)]
+        pool = ThreadPoolExecutor(1, "test", torch.set_num_threads, (1,))
+        self._future = pool.submit(evaluator.examine, exam, given)
+        pool.shutdown(wait=False)
+
+    def done(self) -> bool:
+        return self._future.done()
+
+    def result(self) -> Evaluation:
+        while not self._future.done():
+            self._runtime.turn(timeout_s=LOOK_S)
+        try:
+            return self._future.result()
+        except ExperimentError:
+            raise
+        except Exception as error:
+            raise RunError(f"an evaluation failed: {cause(error)}") from error
 
 
 class _PendingPass(PendingCall[Passed]):
