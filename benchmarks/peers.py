@@ -52,7 +52,7 @@ QUICK: Final = 5
 SCALES: Final = (100, 1_000, 5_000)
 SCALE_UPDATES, SCALE_UPDATES_OURS = 200, 1_000
 IN_FLIGHT, FEW = 32, 10
-UPDATES: Final = {"mlp": 2_000, "cnn": 400}
+UPDATES: Final = {"mlp": 10_000, "cnn": 800}
 """That latecomer makes."""
 TORCH: Final = ("torch==2.13.0", "numpy==2.4.6")
 

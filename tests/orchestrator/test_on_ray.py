@@ -83,10 +83,8 @@ def test_pooled(
         ("", {"train", "admit", "commit"}),
         ("runtime.MOST_BYTES", set()),
         ("lanes.MOST_KEPT", {"train", "admit", "commit"}),
-        ("lanes.READERS", {"train", "admit", "commit"}),
-        ("lanes.MOST_SHARED", {"commit"}),
     ],
-    ids=["lanes", "a large model", "many states", "no reader left", "many buffers"],
+    ids=["lanes", "a large model", "many states"],
 )
 def test_lanes_change_no_bit(
     limit: str,
