@@ -13,11 +13,13 @@ import mmap
 import os
 import pickle
 import secrets
+import select
 import socket
 import struct
 import threading
 import traceback
 import weakref
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,9 +139,13 @@ class _Block:
 
     @property
     def free(self) -> bool:
-        """Whether all to whom it was lent have given it back."""
+        """Whether all to whom it was lent have given it back.
+
+        What was given back is read first: who has it may lend it on, and only then gives it back.
+        """
         pages = self.memory.pages
-        return pages[:READERS] == pages[READERS:_HEAD]
+        given_back = pages[READERS:_HEAD]
+        return given_back == pages[:READERS]
 
     def lend(self, reader: int) -> None:
         """Count that a reader is given it; only one process does that for a reader."""
@@ -309,8 +315,12 @@ class _Wire:
         self._own, self._other = own, other
         self._blocks = blocks
 
-    def send(self, said: Said) -> None:
+    def send(self, said: Said, full: Callable[[], None] | None = None) -> None:
         """Send a message.
+
+        Args:
+            said: What is sent.
+            full: Called while the other end has not taken what it was sent; None waits.
 
         Raises:
             Broken: If nobody is there any more.
@@ -329,10 +339,18 @@ class _Wire:
             long = Shared.of(np.frombuffer(body, dtype=np.uint8))
             assert long.memory is not None  # noqa: S101  # it has bytes
             files, head, body = [long.memory.fd, *files], _LENGTH.pack(long.size), b""
-        try:
-            socket.send_fds(self.sock, [bytes([len(head)]) + head + body], files)
-        except OSError as error:
-            raise Broken(str(error)) from error
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))] if files else []
+        flags = 0 if full is None else socket.MSG_DONTWAIT
+        while True:
+            try:
+                self.sock.sendmsg([bytes([len(head)]) + head + body], passed, flags)
+            except BlockingIOError:
+                assert full is not None  # noqa: S101  # it would have waited
+                full()
+            except OSError as error:
+                raise Broken(str(error)) from error
+            else:
+                return
 
     def receive(self, flags: int = 0) -> Said | None:
         """Receive a message; None if none is there and flags say not to wait.
@@ -477,12 +495,18 @@ class Lane:
         self._asked[self._serial] = answer
         if self._broken is None:
             try:
-                self._wire.send(Said(self._serial, what, told, tuple(map(self._lent, shared))))
+                lent = tuple(map(self._lent, shared))
+                self._wire.send(Said(self._serial, what, told, lent), self._make_room)
             except Broken as error:
                 self._break(error)
         else:
             self._break(self._broken)
         return answer
+
+    def _make_room(self) -> None:
+        """Take answers in, for the other end may wait for that before it takes anything."""
+        select.select([self.sock], [self.sock], [], 1.0)
+        self.take()
 
     def _lent(self, shared: Shared) -> Shared:
         """Return a buffer that the other end may have, copied if it cannot be lent a block."""

@@ -24,7 +24,18 @@ import torch
 from actors.allocation import keep_freed
 from actors.client import Client
 from actors.identity import pss_bytes
-from actors.lane import HAS_LANES, Answer, Blocks, Broken, CallError, Lane, Pool, Shared, serve
+from actors.lane import (
+    HAS_LANES,
+    READERS,
+    Answer,
+    Blocks,
+    Broken,
+    CallError,
+    Lane,
+    Pool,
+    Shared,
+    serve,
+)
 from actors.learning.holdings import Holdings
 from actors.stopwatch import Usage
 from actors.work import GroupReceipt, Work, packed, unpacked
@@ -73,7 +84,7 @@ class Trainers:
             )
             process.start()
             theirs.close()
-            lane = Lane(ours, blocks, place + 1)
+            lane = Lane(ours, blocks, place + 1 if place + 1 < READERS else None)
             trainer = _Trainer(f"{TRAINER} {place}", process, lane)
             self._selector.register(ours, selectors.EVENT_READ, trainer)
             self._trainers.append(trainer)

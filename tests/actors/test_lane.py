@@ -214,6 +214,13 @@ def test_calls_overtake_those_that_are_taken_aside(lane: Lane, other: Other) -> 
     assert not lane.busy
 
 
+def test_more_may_be_asked_than_a_socket_holds(lane: Lane) -> None:
+    """Neither end waits for the other to read first."""
+    told = bytes(20_000)
+    answers = [lane.call("double", told) for _ in range(200)]
+    assert all(result(lane, answer)[0] == told for answer in answers)
+
+
 def test_who_asks_is_told_when_the_answer_is_here(lane: Lane) -> None:
     told: list[Answer] = []
     answer = lane.call("double", b"", then=told.append)
