@@ -216,7 +216,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns of each; medians are shown")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     arguments = parser.parse_args()
-    cases = [Case("mlp", 1, 1000), Case("mlp", 0.05, 1000)]
+    versions = 500 if arguments.quick else 3000
+    cases = [Case("mlp", 1, versions), Case("mlp", 0.05, versions)]
     repeats = arguments.repeats
     if arguments.quick:
         repeats = min(repeats, 2)
