@@ -26,10 +26,11 @@ from actors.client_state import StateCodec
 from actors.corrector import Corrector
 from actors.ends import EndsTrainer, Start
 from actors.identity import Identity, identify, join_paths
-from actors.lane import HAS_LANES, End, Pool, Shared
+from actors.lane import HAS_LANES, End
 from actors.learning.evaluation_torch import Score, score
 from actors.learning.holdings import Description, Examples, Holdings
 from actors.pieces import Bases, Handed
+from actors.shared import Pool, Shared
 from actors.stopwatch import Stopwatch, Usage
 from actors.work import Assignment, Figures, GroupReceipt, Order, Work, packed, unpacked
 from policies.splitting import Ends

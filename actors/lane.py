@@ -7,9 +7,6 @@ have let go of is gone, however they end. Only processes of the same user are le
 
 from __future__ import annotations
 
-import ctypes
-import itertools
-import mmap
 import os
 import pickle
 import secrets
@@ -18,16 +15,15 @@ import socket
 import struct
 import threading
 import traceback
-import weakref
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from actors.shared import READERS, Blocks, Memory, Shared
 from policies.types import Buffer
 
 
@@ -52,18 +48,7 @@ _FILE: Final = struct.Struct("i")
 _MOST_FILES: Final = socket.CMSG_SPACE(_FILE.size * (MOST_SHARED + 1))
 _CREDENTIALS: Final = struct.Struct("3i")
 _LENGTH: Final = struct.Struct("<Q")
-_AT_ONCE: Final = getattr(mmap, "MAP_POPULATE", 0)
-_WHOLE: Final = 1 << 20
-"""Of longer buffers often a part is read: they are mapped as they are looked at."""
-READERS: Final = 32
-"""Who may be lent a block: whoever asks, who is the first, and those that answer."""
 _ASKS: Final = 0
-_HEAD: Final = 2 * READERS
-_LEAST: Final = 1 << 16
-_MOST_POOLED: Final = 1 << 26
-"""What a pool holds at the most: more is new memory each time."""
-_MOST_MAPPED: Final = 64
-"""Blocks of others that are kept mapped."""
 
 
 class Broken(Exception):  # noqa: N818  # said of a lane
@@ -80,208 +65,6 @@ class CallError(Exception):
     def __init__(self, cause: BaseException, trace: str) -> None:
         super().__init__(trace)
         self.cause = cause
-
-
-_serials = itertools.count()  # of blocks, in this process
-
-
-class _Memory:
-    """Memory that can be mapped by whoever has its file.
-
-    Args:
-        fd: The file; closed with this object.
-        size: Bytes.
-    """
-
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd = fd
-        self._size = size
-        self._pages: mmap.mmap | None = None
-
-    @classmethod
-    def new(cls, size: int) -> _Memory:
-        """Return memory that nobody else has yet."""
-        fd = os.memfd_create("latecomer", os.MFD_CLOEXEC)
-        os.ftruncate(fd, size)
-        return cls(fd, size)
-
-    @property
-    def pages(self) -> mmap.mmap:
-        """The memory itself."""
-        if self._pages is None:
-            at_once = _AT_ONCE if self._size <= _WHOLE else 0
-            self._pages = mmap.mmap(self.fd, self._size, flags=mmap.MAP_SHARED | at_once)
-        return self._pages
-
-    def __del__(self) -> None:
-        """Let go of the file; whoever has mapped it keeps the memory."""
-        os.close(self.fd)
-
-
-class _Block:
-    """Memory that is written again when all to whom it was lent have let go of it.
-
-    Its first bytes tell: for each of `READERS` how often it was lent to it, which one process
-    alone writes, and how often it was given back, which only the reader writes. Both count to 255
-    and from 0 again. A reader that ends without giving back leaves a block that nobody uses again.
-
-    Args:
-        name: Tells it from others in any process.
-        memory: `_HEAD` bytes more than can be written.
-        capacity: What can.
-    """
-
-    def __init__(self, name: tuple[int, int], memory: _Memory, capacity: int) -> None:
-        self.name = name
-        self.memory = memory
-        self.capacity = capacity
-        self._counted: dict[int, Iterator[int]] = {}
-
-    @property
-    def free(self) -> bool:
-        """Whether all to whom it was lent have given it back.
-
-        What was given back is read first: who has it may lend it on, and only then gives it back.
-        """
-        pages = self.memory.pages
-        given_back = pages[READERS:_HEAD]
-        return given_back == pages[:READERS]
-
-    def lend(self, reader: int) -> None:
-        """Count that a reader is given it; only one process does that for a reader."""
-        self._count(reader)
-
-    def _count(self, place: int) -> None:
-        pages = self.memory.pages
-        if place not in self._counted:
-            self._counted[place] = itertools.count(pages[place] + 1)
-        pages[place] = next(self._counted[place]) & 255
-
-    def lease(self, reader: int) -> Any:
-        """Return bytes that count as given back by a reader when nobody looks at them any more."""
-        lease = (ctypes.c_ubyte * self.capacity).from_buffer(self.memory.pages, _HEAD)
-        weakref.finalize(lease, self._count, READERS + reader).atexit = False
-        return lease
-
-
-class Shared:
-    """A buffer in memory that processes share; nobody changes it once it is sent.
-
-    Args:
-        memory: Where it lies, and nothing else; None for no bytes.
-        size: Its length.
-        block: Where it lies if that is to be written again.
-        lease: Of the block.
-    """
-
-    alive: ClassVar[int] = 0
-    """How many there are in this process."""
-    alive_bytes: ClassVar[int] = 0
-    """How long those are together that have memory of their own."""
-
-    def __init__(
-        self,
-        memory: _Memory | None,
-        size: int,
-        block: _Block | None = None,
-        lease: Any = None,
-    ) -> None:
-        self.memory = memory
-        self.size = size
-        self.block = block
-        self._lease = lease
-        Shared.alive += 1
-        Shared.alive_bytes += 0 if block else size
-
-    @classmethod
-    def new(cls, size: int) -> Shared:
-        """Return memory to write into."""
-        return cls(_Memory.new(size) if size else None, size)
-
-    @classmethod
-    def of(cls, buffer: Buffer) -> Shared:
-        """Return a copy of a buffer that can be passed on."""
-        shared = cls.new(buffer.size)
-        shared.room[:] = buffer
-        return shared
-
-    @property
-    def room(self) -> Buffer:
-        """The bytes, shape (size,), to be written by who has made it, before it is sent."""
-        if self.memory is None:
-            return np.empty(0, dtype=np.uint8)
-        if self.block is None:
-            return np.frombuffer(self.memory.pages, dtype=np.uint8)
-        if self._lease is None:
-            return np.frombuffer(self.memory.pages, np.uint8, self.size, _HEAD)
-        return np.frombuffer(self._lease, np.uint8, self.size)
-
-    @property
-    def array(self) -> Buffer:
-        """The bytes, shape (size,); they stay what they are as long as somebody looks at them."""
-        bytes_ = self.room
-        bytes_.flags.writeable = False
-        return bytes_
-
-    def __del__(self) -> None:
-        """Count it no longer."""
-        Shared.alive -= 1
-        Shared.alive_bytes -= 0 if self.block else self.size
-
-
-class Pool:
-    """Memory for one buffer after the other.
-
-    New memory has to be cleared by the system, which takes longer than to write into it.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[_Block] = []
-        self._last: dict[tuple[int, int], weakref.ref[Shared]] = {}
-        self._bytes = 0
-
-    def room(self, size: int) -> Shared:
-        """Return memory of a length to write into."""
-        for block in self._blocks:
-            fits = size <= block.capacity <= max(_LEAST, 4 * size)
-            if size and fits and block.free and self._written(block) is None:
-                return self._given(block, size)
-        capacity = max(_LEAST, 1 << max(0, size - 1).bit_length())
-        if not size or self._bytes + capacity > _MOST_POOLED:
-            return Shared.new(size)
-        name = (os.getpid(), next(_serials))
-        block = _Block(name, _Memory.new(_HEAD + capacity), capacity)
-        self._blocks.append(block)
-        self._bytes += capacity
-        return self._given(block, size)
-
-    def _written(self, block: _Block) -> Shared | None:
-        """Return what a block was last given out as, if it may not be sent yet."""
-        return self._last[block.name]()
-
-    def _given(self, block: _Block, size: int) -> Shared:
-        shared = Shared(block.memory, size, block)
-        self._last[block.name] = weakref.ref(shared)
-        return shared
-
-
-class Blocks:
-    """Blocks of others that this process has mapped, those that were used last."""
-
-    def __init__(self) -> None:
-        self._used: OrderedDict[tuple[int, int], _Block] = OrderedDict()
-        self._all: weakref.WeakValueDictionary[tuple[int, int], _Block] = (
-            weakref.WeakValueDictionary()
-        )
-
-    def known(self, block: _Block) -> _Block:
-        """Return the block of this name, this one if there was none."""
-        block = self._all.setdefault(block.name, block)
-        self._used[block.name] = block
-        self._used.move_to_end(block.name)
-        if len(self._used) > _MOST_MAPPED:
-            self._used.popitem(last=False)
-        return block
 
 
 class Said(NamedTuple):
@@ -372,7 +155,7 @@ class _Wire:
         body: bytes | memoryview = data[1:]
         if data[0]:
             (size,) = _LENGTH.unpack(data[1:])
-            body = memoryview(_Memory(next(files), size).pages)
+            body = memoryview(Memory(next(files), size).pages)
         serial, what, told, places, self._own = pickle.loads(body)  # noqa: S301  # of this run
         return Said(serial, what, told, tuple(self._shared(files, *place) for place in places))
 
@@ -381,10 +164,9 @@ class _Wire:
     ) -> Shared:
         if not size:
             return Shared(None, 0)
-        memory = _Memory(next(files), size if name is None else _HEAD + capacity)
         if name is None:
-            return Shared(memory, size)
-        block = self._blocks.known(_Block(name, memory, capacity))
+            return Shared(Memory(next(files), size), size)
+        block = self._blocks.known(name, next(files), capacity)
         assert self._own is not None  # noqa: S101  # the message has said it
         return Shared(block.memory, size, block, block.lease(self._own))
 

@@ -15,12 +15,13 @@ from typing import Any, Final, TypeVar
 from actors.allocation import keep_freed
 from actors.cell import Gathered
 from actors.identity import Identity, join_paths
-from actors.lane import HAS_LANES, End, Pool, Shared
+from actors.lane import HAS_LANES, End
 from actors.parts import admitted, sealed, serving
 from actors.pieces import join
 from actors.publisher import Shipment
 from actors.reader import Reader
 from actors.server import Receipt, Snapshot
+from actors.shared import Pool, Shared
 from actors.stopwatch import Stopwatch
 from actors.tutor import Public, tutor_for
 from actors.work import Work, packed, unpacked

@@ -24,19 +24,9 @@ import torch
 from actors.allocation import keep_freed
 from actors.client import Client
 from actors.identity import pss_bytes
-from actors.lane import (
-    HAS_LANES,
-    READERS,
-    Answer,
-    Blocks,
-    Broken,
-    CallError,
-    Lane,
-    Pool,
-    Shared,
-    serve,
-)
+from actors.lane import HAS_LANES, Answer, Broken, CallError, Lane, serve
 from actors.learning.holdings import Holdings
+from actors.shared import READERS, Blocks, Pool, Shared
 from actors.stopwatch import Usage
 from actors.work import GroupReceipt, Work, packed, unpacked
 from orchestrator.handed import order_of

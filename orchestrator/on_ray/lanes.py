@@ -17,7 +17,8 @@ from typing import Any, Final
 import ray
 
 from actors.identity import Identity
-from actors.lane import MOST_SHARED, READERS, Blocks, Lane, Shared
+from actors.lane import MOST_SHARED, Lane
+from actors.shared import READERS, Blocks, Shared
 from orchestrator.runtime import Handle
 from policies.types import Buffer
 

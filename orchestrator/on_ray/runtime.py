@@ -24,16 +24,17 @@ from ray import exceptions as ray_errors
 from actors.changes import may_change
 from actors.client import ClientActor
 from actors.encoder import EncoderActor, Pass
-from actors.evaluator import Evaluator, EvaluatorActor, Exam
+from actors.evaluator import Evaluator, EvaluatorActor
 from actors.first_version import first_version
 from actors.identity import Identity, identify, pss_bytes
 from actors.intake import Delivery
-from actors.lane import HAS_LANES, Answer, Shared
+from actors.lane import HAS_LANES, Answer
 from actors.learning.evaluation_torch import Evaluation, Score
 from actors.learning.holdings import Description, Holdings
 from actors.pieces import join
 from actors.publisher import Shipment
 from actors.server import Receipt, Snapshot
+from actors.shared import Shared
 from actors.stopwatch import Stopwatch, Usage
 from actors.tutor import public_of
 from actors.work import Order, Work, packed, unpacked
@@ -148,7 +149,7 @@ class RayRuntime:
     ) -> None:
         hosting, cells = placement.hosting, placement.cells
         self._placement = placement
-        self.tests_here = partial(Evaluator, work, holdings)
+        self._make_evaluator = partial(Evaluator, work, holdings)
         self._note = note
         self.limits = limits
         self._check = check
@@ -308,7 +309,9 @@ class RayRuntime:
     ) -> Pending[Evaluation]:
         """Test a version; asks again if the evaluator dies."""
         if self._evaluator is None and self._small:
-            return _TestHere(self, *exam_of(version, encoder, states))
+            exam, given = exam_of(version, encoder, states)
+            examine = self._make_evaluator().examine
+            return _TestHere(self, partial(examine, exam, [*map(self._bytes, given)]))
 
         def ask() -> Any:
             if self._evaluator is None and not self._crew.is_there():
@@ -399,11 +402,10 @@ class RayRuntime:
     def fetch(self, what: Handle | Place) -> Buffer:
         """Return the bytes behind a handle."""
         if isinstance(what, Place):
-            return self.bytes_of(what.handle)[what.start : what.stop]
-        return join([self.bytes_of(piece) for piece in pieces(what)], self._first.schema)
+            return self._bytes(what.handle)[what.start : what.stop]
+        return join([self._bytes(piece) for piece in pieces(what)], self._first.schema)
 
-    def bytes_of(self, handle: Handle) -> Buffer:
-        """Return the bytes of one buffer."""
+    def _bytes(self, handle: Handle) -> Buffer:
         if isinstance(handle, Local):
             return handle.array
         found: Buffer = self._get(handle, self.limits.server_s, "a buffer")
@@ -601,11 +603,10 @@ class _PendingTask:
 class _TestHere:
     """A test in the driver, on a thread: nobody waits then until an evaluator has started."""
 
-    def __init__(self, runtime: RayRuntime, exam: Exam, buffers: Sequence[Handle]) -> None:
+    def __init__(self, runtime: RayRuntime, examine: Callable[[], Evaluation]) -> None:
         self._runtime = runtime
-        evaluator, given = runtime.tests_here(), [*map(runtime.bytes_of, buffers)]
         pool = ThreadPoolExecutor(1, "test", torch.set_num_threads, (1,))
-        self._future = pool.submit(evaluator.examine, exam, given)
+        self._future = pool.submit(examine)
         pool.shutdown(wait=False)
 
     def done(self) -> bool:

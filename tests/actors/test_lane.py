@@ -15,18 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.lane import (
-    HAS_LANES,
-    READERS,
-    Answer,
-    Blocks,
-    Broken,
-    CallError,
-    End,
-    Lane,
-    Pool,
-    Shared,
-)
+from actors.lane import HAS_LANES, Answer, Broken, CallError, End, Lane
+from actors.shared import READERS, Blocks, Pool, Shared
 from policies.types import Buffer
 
 pytestmark = pytest.mark.skipif(not HAS_LANES, reason="lanes need Linux")
@@ -230,7 +220,8 @@ def test_who_asks_is_told_when_the_answer_is_here(lane: Lane) -> None:
 
 CHILD = """
 import os, signal, time
-from actors.lane import End, Shared
+from actors.lane import End
+from actors.shared import Shared
 
 def end(told, buffers):
     os.kill(os.getpid(), signal.SIGKILL)
