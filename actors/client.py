@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from math import prod
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -127,6 +128,8 @@ class Client:
         self._bases = Bases(self.schema)
         self._examples = _Kept()
         self._features = _Kept()
+        self._grams = _Kept()
+        self._keeps_grams = self._ends is None and _all_fit(holdings)
         self.watch = Stopwatch()
 
     def _cut_at(self, blocks: int) -> Ends:
@@ -224,7 +227,8 @@ class Client:
             x = self._features_of(self._ends, given, x)
         rng = stream(self._work.seed, "batches", client, number)
         drill = _drill(assignment.fault)
-        return Member(x, y, Task(rng, assignment.base.number, given.start.flags, drill))
+        gram = self._gram_of(assignment, x)
+        return Member(x, y, Task(rng, assignment.base.number, given.start.flags, drill, gram))
 
     def _corrected(self, given: _Given, weights: Vector) -> tuple[Vector, Figures]:
         """Return an update's weights after the client's own correction, and what it measured."""
@@ -427,6 +431,17 @@ class Client:
         x, y = self._examples.of(client, load) if self._holdings.keeps() else load()
         return x, y
 
+    def _gram_of(self, assignment: Assignment, x: torch.Tensor) -> torch.Tensor | None:
+        """Return what training keeps of a client's examples, if it keeps anything."""
+        if not self._keeps_grams:
+            return None
+
+        def make() -> _Tensors:
+            found = self._work.training(assignment).gram(self._model, x)
+            return () if found is None else (found,)
+
+        return next(iter(self._grams.of(assignment.address.client, make)), None)
+
     def _features_of(self, ends: EndsTrainer, given: _Given, x: torch.Tensor) -> torch.Tensor:
         """Return the features of a client's examples: as it was told, or computed by itself."""
         assignment = given.assignment
@@ -434,6 +449,18 @@ class Client:
             return ends.features(assignment, len(x), given.reply)
         (own,) = self._features.of(assignment.address.client, lambda: (ends.own_features(x),))
         return own
+
+
+def _all_fit(holdings: Holdings) -> bool:
+    """Say whether all clients' examples, and their products with one another, can be kept.
+
+    Asked of all, so that the answer does not depend on who trains where.
+    """
+    sizes = holdings.sizes()
+    if sizes is None or not holdings.keeps():
+        return False
+    examples = 4 * prod(holdings.shape.input) * int(sizes.train.sum())
+    return max(examples, 4 * int((sizes.train**2).sum())) <= CACHE_BYTES
 
 
 def _flags(base: Base, own: int) -> torch.Tensor | None:

@@ -41,6 +41,9 @@ AHEAD: Final = 2
 """Groups a process has at the most: one under way, and a full one to go on with."""
 ENOUGH: Final = 0.75
 """Of a full group, to be sent to a process that is idle before anybody waits."""
+PATIENCE: Final = 10
+"""How much nicer they are than who asks: with fewer CPUs than processes it comes first, since all
+wait for what it hands out."""
 END_S: Final = 5.0
 """How long a process may take to end by itself."""
 
@@ -227,6 +230,7 @@ def _train_for(
     for other in others:
         other.close()
     keep_freed()
+    os.nice(PATIENCE)
     torch.set_num_threads(1)
     client, pools = Client(work, holdings), (Pool(), Pool())
     calls = {

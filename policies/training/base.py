@@ -42,12 +42,14 @@ class Task:
         version: Number of the base version; learning rates decay by it.
         mask: Which parameters may move, shape (P,), float32 of 0 and 1; None for all.
         after_step: Called with the number of steps done.
+        gram: What `TrainingPolicy.gram` made of the examples, shape (n, n); None if it is not kept.
     """
 
     rng: np.random.Generator
     version: int = 0
     mask: torch.Tensor | None = None
     after_step: Callable[[int], None] | None = None
+    gram: torch.Tensor | None = None
 
 
 class Member(NamedTuple):
@@ -136,7 +138,8 @@ class TrainingPolicy(Policy):
         Fewer batches are the first of those of the whole; smaller ones are other batches.
         """
         changes = {"steps": portion.batches, "batch_size": portion.batch_size}
-        return self.model_copy(update={name: value for name, value in changes.items() if value})
+        changes = {name: value for name, value in changes.items() if value}
+        return self.model_copy(update=changes) if changes else self
 
     def examples_seen(self, examples: int) -> int:
         """Return how many examples an assignment looks at, repeats counted."""
@@ -177,6 +180,20 @@ class TrainingPolicy(Policy):
         """Say whether clients can train this model side by side."""
         del model
         return False
+
+    def gram(self, model: FlatModel, x: torch.Tensor) -> torch.Tensor | None:
+        """Return what training would keep of a client's examples between assignments.
+
+        Args:
+            model: Tells the layers.
+            x: Inputs, shape (n, ...), float32.
+
+        Returns:
+            Products of examples with one another, shape (n, n), with which training takes the
+            same steps faster; None if it is no faster with them.
+        """
+        del model, x
+        return None
 
     def train_cohort(
         self, model: FlatModel, params: torch.Tensor, members: Sequence[Member]

@@ -1,23 +1,23 @@
-"""How are many small networks trained at once?
+"""How are the two passes of many small networks computed at once?
 
 A chain is linear layers one after the other, with or without ReLU behind each. Its two passes are
-written out as batched matrix products over a cohort, whose members each have weights, examples and
-a base of their own. One member alone takes the same kernels; rows are never padded, so that
-members train together only as long as their batches are equally long.
+written out as batched matrix products over a cohort, whose members each have weights and examples
+of their own. One member alone takes the same kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from policies.training.adjustment_torch import Adjustment
-from policies.training.base import Member, Trained, TrainingPolicy
+from policies.training.products_torch import linear
 
+_relu_backward = torch.ops.aten.threshold_backward
+_LEAST_WEIGHTS: Final = 2**14
+"""Of a first layer that is worth a Gram matrix."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -31,7 +31,7 @@ class _Linear(NamedTuple):
     relu: bool = False
 
 
-class _Views(NamedTuple):
+class Views(NamedTuple):
     """A layer of several members: weight (g, out, in) and bias (g, out) if there is one."""
 
     weight: Tensor
@@ -43,7 +43,7 @@ class Chain:
 
     def __init__(self, layers: Sequence[_Linear]) -> None:
         self._layers = tuple(layers)
-        self._agree: dict[tuple[int, int], bool] = {}
+        self._agree: dict[tuple[int, ...], bool] = {}
 
     @property
     def classes(self) -> int:
@@ -82,50 +82,47 @@ class Chain:
                 return None
         return cls(layers) if layers and not at else None
 
-    # ------------------------------------------------------------ training
+    # ------------------------------------------------------------ examples' products
 
-    def train(
-        self,
-        policy: TrainingPolicy,
-        params: Tensor,
-        members: Sequence[Member],
-        *,
-        proximal: float = 0.0,
-    ) -> list[Trained]:
-        """Run every member's local steps in place; the same steps as `local_sgd`.
+    def gram(self, x: Tensor) -> Tensor | None:
+        """Return how far a step by one example moves the first layer's answer to another.
 
         Args:
-            policy: Learning rate, momentum, weight decay, epochs or steps, batch size.
-            params: Weights that the members start from, shape (g, P), rows contiguous; changed.
-            members: Their examples, those with most of them first.
-            proximal: Pull towards the base; 0 for none.
+            x: A client's inputs, shape (n, ...).
+
+        Returns:
+            ``x x^T``, plus 1 where the layer has a bias, shape (n, n). None where training gains
+            nothing by it: the layer is small, or the examples are many for their width.
         """
-        block = _Block(self, policy, params, members, proximal)
-        passes = [policy.passes(int(member.y.shape[0])) for member in members]
-        for number in range(max(map(len, passes))):
-            batches = [p[number] if number < len(p) else 0 for p in passes]
-            block.shuffle(batches)
-            for batch in range(max(batches)):
-                lengths = [
-                    block.length(place, batch) if batch < count else 0
-                    for place, count in enumerate(batches)
-                ]
-                for begin, end, length in self._runs(lengths):
-                    block.step(begin, end, batch * policy.batch_size, length)
-        return block.trained()
+        first = self._layers[0]
+        few = 0 < 2 * len(x) <= first.inside
+        if not few or first.inside * first.outside < _LEAST_WEIGHTS:
+            return None
+        flat = x.flatten(1)
+        return torch.mm(flat, flat.t()).add_(0.0 if first.bias_at is None else 1.0)
 
-    def _runs(self, lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-        """Yield (begin, end, length) of neighbours that take a step together."""
-        at = 0
-        for length, run in groupby(lengths):
-            count = len(list(run))
-            if length and self._together(count, length):
-                yield at, at + count, length
-            elif length:
-                yield from ((place, place + 1, length) for place in range(at, at + count))
-            at += count
+    def first(self, weights: Sequence[Views], place: int, x: Tensor) -> Tensor:
+        """Return the first layer's answers to all of one member's inputs, shape (n, out)."""
+        weight, bias = weights[0]
+        return linear(x.flatten(1), weight[place], None if bias is None else bias[place])
 
-    def _together(self, count: int, length: int) -> bool:
+    def shift_first(self, weights: Sequence[Views], place: int, x: Tensor, moves: Tensor) -> None:
+        """Add to one member's first layer the steps of all its examples.
+
+        Args:
+            weights: Of g members.
+            place: Which of them.
+            x: Its inputs, shape (n, ...).
+            moves: By how much each moves the layer's answers to an input of length 1, (n, out).
+        """
+        weight, bias = weights[0]
+        weight[place].add_(linear(moves.t(), x.flatten(1).t()))
+        if bias is not None:
+            bias[place].add_(moves.sum(0))
+
+    # ------------------------------------------------------------ who trains together
+
+    def together(self, count: int, length: int) -> bool:
         """Say whether so many members get the bits that each would get alone: tried once."""
         if count == 1:
             return True
@@ -133,6 +130,25 @@ class Chain:
         if key not in self._agree:
             self._agree[key] = self._try(count, length)
         return self._agree[key]
+
+    def products_agree(self, count: int, length: int, size: int) -> bool:
+        """Say the same of products of rows of Gram matrices with what examples have moved.
+
+        Args:
+            count: Members.
+            length: Rows of each.
+            size: Examples of each.
+        """
+        key = (count, length, size)
+        if count > 1 and key not in self._agree:
+            generator = torch.Generator().manual_seed(0)
+            rows = torch.rand(count, length, size, generator=generator)
+            moves = torch.rand(count, size, self._layers[0].outside, generator=generator) - 0.5
+            at = torch.rand(count, length, self._layers[0].outside, generator=generator)
+            together = torch.baddbmm(at, rows, moves)
+            each = [torch.baddbmm(*(t[i : i + 1] for t in (at, rows, moves))) for i in range(count)]
+            self._agree[key] = torch.equal(together, torch.cat(each))
+        return count == 1 or self._agree[key]
 
     def _try(self, count: int, length: int) -> bool:
         generator = torch.Generator().manual_seed(0)
@@ -162,7 +178,7 @@ class Chain:
 
     # ------------------------------------------------------------ one step
 
-    def views(self, flat: Tensor) -> list[_Views]:
+    def views(self, flat: Tensor) -> list[Views]:
         """Return each layer's part of vectors over all parameters, shape (g, P)."""
         found = []
         for layer in self._layers:
@@ -171,16 +187,16 @@ class Chain:
             bias = None
             if layer.bias_at is not None:
                 bias = flat[:, layer.bias_at : layer.bias_at + layer.outside]
-            found.append(_Views(weight.view(len(flat), layer.outside, layer.inside), bias))
+            found.append(Views(weight.view(len(flat), layer.outside, layer.inside), bias))
         return found
 
     def step(
         self,
-        weights: Sequence[_Views],
+        weights: Sequence[Views],
         x: Tensor,
         y: Tensor,
         scale: Tensor,
-        into: Sequence[_Views] | None = None,
+        into: Sequence[Views] | None = None,
         added: Tensor | None = None,
     ) -> Tensor:
         """Add the gradient of the mean cross-entropy, times `scale`, to the weights.
@@ -197,32 +213,49 @@ class Chain:
             Sums of the losses over each member's batch, shape (g,), float64.
         """
         inputs = self.answers(weights, x)
-        logits = inputs[-1] if added is None else inputs[-1] + added.unsqueeze(1)
-        logs = torch.log_softmax(logits, 2)
-        labels = y.unsqueeze(2)
-        losses = -logs.gather(2, labels).sum((1, 2), dtype=torch.float64)
-        delta = logs.exp_()
-        delta.scatter_add_(2, labels, torch.full_like(labels, -1.0, dtype=delta.dtype))
-        delta *= (scale / x.shape[1]).view(-1, 1, 1)
+        losses, delta = _losses(inputs[-1], y, scale, added)
         self.push(weights, inputs, delta, into)
         return losses
 
-    def answers(self, weights: Sequence[_Views], x: Tensor) -> list[Tensor]:
+    def step_behind(
+        self, weights: Sequence[Views], z: Tensor, y: Tensor, scale: Tensor, added: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Take `step` in all layers but the first.
+
+        Args:
+            weights: Of g members.
+            z: The first layer's answers, shape (g, b, out); lost.
+            y: Labels, shape (g, b).
+            scale: One factor a member, shape (g,).
+            added: To the logits before the loss, shape (g, out).
+
+        Returns:
+            Sums of the losses, shape (g,), float64, and what the first layer is to be moved by:
+            the factor times the gradient by `z`, shape (g, b, out).
+        """
+        inputs = [z, *self._behind(weights, z)]
+        losses, delta = _losses(inputs[-1], y, scale, added)
+        return losses, self._push_back(weights, inputs, delta, None)
+
+    def answers(self, weights: Sequence[Views], x: Tensor) -> list[Tensor]:
         """Return what goes into every layer, and last what the members answer, (g, b, out)."""
-        inputs = [x]
-        for layer, (weight, bias) in zip(self._layers, weights, strict=True):
-            z = torch.bmm(inputs[-1], weight.transpose(1, 2))
-            if bias is not None:
-                z += bias.unsqueeze(1)
-            inputs.append(z.relu_() if layer.relu else z)
-        return inputs
+        return [x, *self._behind(weights, _applied(weights[0], x))]
+
+    def _behind(self, weights: Sequence[Views], z: Tensor) -> Iterator[Tensor]:
+        """Yield what every layer hands on, from the first one's answers on."""
+        for place, layer in enumerate(self._layers):
+            if place:
+                z = _applied(weights[place], z)
+            if layer.relu:
+                z = z.relu_()
+            yield z
 
     def push(
         self,
-        weights: Sequence[_Views],
+        weights: Sequence[Views],
         inputs: Sequence[Tensor],
         delta: Tensor,
-        into: Sequence[_Views] | None = None,
+        into: Sequence[Views] | None = None,
     ) -> None:
         """Add to the weights what the chain rule makes of a wish for other answers.
 
@@ -232,20 +265,56 @@ class Chain:
             delta: A factor times the gradient by the answers, shape (g, b, out); lost.
             into: If given, the gradients go there, and what was there is lost.
         """
-        if self._layers[-1].relu:
-            delta *= inputs[-1] > 0
+        delta = self._push_back(weights, inputs, delta, into)
+        _shift((weights if into is None else into)[0], delta, inputs[0], keep=into is None)
+
+    def _push_back(
+        self,
+        weights: Sequence[Views],
+        inputs: Sequence[Tensor],
+        delta: Tensor,
+        into: Sequence[Views] | None,
+    ) -> Tensor:
+        """Push through all layers but the first; return what it is to be moved by."""
+        targets = weights if into is None else into
         for place in reversed(range(len(self._layers))):
-            before = torch.bmm(delta, weights[place].weight) if place else None
-            target, keep = (weights[place], 1) if into is None else (into[place], 0)
-            target.weight.baddbmm_(delta.transpose(1, 2), inputs[place], beta=keep)
-            if target.bias is not None:
-                if not keep:
-                    target.bias.zero_()
-                target.bias.add_(delta.sum(1))
-            if before is not None:
-                if self._layers[place - 1].relu:
-                    before *= inputs[place] > 0
+            if self._layers[place].relu:
+                delta = _relu_backward(delta, inputs[place + 1], 0)
+            if place:
+                before = torch.bmm(delta, weights[place].weight)
+                _shift(targets[place], delta, inputs[place], keep=into is None)
                 delta = before
+        return delta
+
+
+def _applied(views: Views, x: Tensor) -> Tensor:
+    """Return a layer's answers, shape (g, b, out)."""
+    if views.bias is None:
+        return torch.bmm(x, views.weight.transpose(1, 2))
+    return torch.baddbmm(views.bias.unsqueeze(1), x, views.weight.transpose(1, 2))
+
+
+def _shift(views: Views, delta: Tensor, x: Tensor, *, keep: bool) -> None:
+    """Add to a layer, or put there, the products of its inputs and what came back to it."""
+    views.weight.baddbmm_(delta.transpose(1, 2), x, beta=int(keep))
+    if views.bias is not None:
+        if not keep:
+            views.bias.zero_()
+        views.bias.add_(delta.sum(1))
+
+
+def _losses(
+    logits: Tensor, y: Tensor, scale: Tensor, added: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return sums of losses, (g,), and the factor times the gradient by the logits, (g, b, out)."""
+    by_class = (logits if added is None else logits + added.unsqueeze(1)).transpose(1, 2)
+    logs = torch.log_softmax(by_class.contiguous(), 1)  # over strides: few classes fill no vector
+    labels = y.unsqueeze(1)
+    losses = -logs.gather(1, labels).sum((1, 2), dtype=torch.float64)
+    delta = logs.exp_()
+    delta.scatter_add_(1, labels, torch.full_like(labels, -1.0, dtype=delta.dtype))
+    delta *= (scale / y.shape[1]).view(-1, 1, 1)
+    return losses, delta.transpose(1, 2)
 
 
 def aligned(size: int) -> int:
@@ -256,98 +325,6 @@ def aligned(size: int) -> int:
 def rows_like(flat: Tensor) -> Tensor:
     """Return zeros of the shape (g, P), in rows that begin alike; torch would close the gaps."""
     return torch.zeros(len(flat), aligned(flat.shape[1]))[:, : flat.shape[1]]
-
-
-class _Block:
-    """A cohort's weights, momenta and shuffled examples, a row a member."""
-
-    def __init__(
-        self,
-        chain: Chain,
-        policy: TrainingPolicy,
-        params: Tensor,
-        members: Sequence[Member],
-        proximal: float,
-    ) -> None:
-        self._chain = chain
-        self._policy = policy
-        self._members = members
-        self._params = params
-        count = len(members)
-        self._sizes = [int(member.y.shape[0]) for member in members]
-        self._losses = torch.zeros(count, dtype=torch.float64)
-        self._rates = torch.tensor([policy.rate(member.task.version) for member in members])
-        self._masks = [member.task.mask for member in members]
-        self._proximal = proximal
-        self._base = params.clone() if proximal else None
-        self._velocity = rows_like(params) if policy.momentum else None
-        plain = not (policy.weight_decay or proximal or policy.momentum)
-        self._grads = None
-        if not plain or any(mask is not None for mask in self._masks):
-            self._grads = rows_like(params)
-        inside = members[0].x.shape[1:].numel()
-        self._x = torch.empty(count, max(self._sizes), inside)
-        self._y = torch.empty(count, max(self._sizes), dtype=torch.int64)
-        self._steps = [0] * count
-        self._added = None
-        if policy.logit_adjustment:
-            each = [Adjustment(policy, member.y).added(chain.classes) for member in members]
-            self._added = torch.stack(each)
-
-    def length(self, place: int, batch: int) -> int:
-        """Return how long a member's batch is."""
-        size = self._policy.batch_size
-        return min(size, self._sizes[place] - batch * size)
-
-    def shuffle(self, batches: Sequence[int]) -> None:
-        """Put every member's examples into the order of its next pass, if it takes one."""
-        for place, (member, count) in enumerate(zip(self._members, batches, strict=True)):
-            if count:
-                size = self._sizes[place]
-                order = torch.from_numpy(member.task.rng.permutation(size))
-                torch.index_select(member.x.flatten(1), 0, order, out=self._x[place, :size])
-                torch.index_select(member.y, 0, order, out=self._y[place, :size])
-
-    def step(self, begin: int, end: int, row: int, length: int) -> None:
-        """Let members take a step on so many rows."""
-        x, y = self._x[begin:end, row : row + length], self._y[begin:end, row : row + length]
-        params, rates = self._params[begin:end], self._rates[begin:end]
-        weights = self._chain.views(params)
-        added = None if self._added is None else self._added[begin:end]
-        if self._grads is None:
-            losses = self._chain.step(weights, x, y, -rates, None, added)
-        else:
-            grads = self._grads[begin:end]
-            into = self._chain.views(grads)
-            losses = self._chain.step(weights, x, y, torch.ones_like(rates), into, added)
-            params.addcmul_(self._moved(begin, end, params, grads), -rates.unsqueeze(1))
-        self._losses[begin:end] += losses
-        for place in range(begin, end):
-            self._steps[place] += 1
-            after_step = self._members[place].task.after_step
-            if after_step is not None:
-                after_step(self._steps[place])
-
-    def _moved(self, begin: int, end: int, params: Tensor, step: Tensor) -> Tensor:
-        """Turn gradients, shape (g, P), into what the weights move against."""
-        if self._policy.weight_decay:
-            step.add_(params, alpha=self._policy.weight_decay)
-        if self._base is not None:
-            step.add_(params - self._base[begin:end], alpha=self._proximal)
-        for row, mask in zip(step, self._masks[begin:end], strict=True):
-            if mask is not None:
-                row[: mask.shape[0]].mul_(mask)
-        if self._velocity is not None:
-            step = self._velocity[begin:end].mul_(self._policy.momentum).add_(step)
-        return step
-
-    def trained(self) -> list[Trained]:
-        """Return each member's mean loss, and how many examples it has seen."""
-        found = []
-        for total, size in zip(self._losses.tolist(), self._sizes, strict=True):
-            seen = self._policy.examples_seen(size)
-            found.append(Trained(loss=total / seen, examples=min(size, seen)))
-        return found
 
 
 def _flattened(module: nn.Sequential) -> Iterator[nn.Module]:

@@ -43,7 +43,16 @@ class LocalSteps(TrainingPolicy):
         """Train in batched matrix products."""
         if model.chain is None:
             raise ValueError("only a chain of linear layers trains in cohorts")
-        return model.chain.train(self, params, members, proximal=self.pull())
+        from policies.training.cohort_torch import train  # noqa: PLC0415  # torch, late
+
+        return train(model.chain, self, params, members, proximal=self.pull())
+
+    def gram(self, model: FlatModel, x: torch.Tensor) -> torch.Tensor | None:
+        """Return products of a client's examples with one another; see `Chain.gram`."""
+        if not self.cohorts(model) or model.chain is None:
+            return None
+        plain = not (self.weight_decay or self.momentum or self.pull())
+        return model.chain.gram(x) if plain else None
 
 
 class Sgd(LocalSteps):

@@ -131,6 +131,8 @@ def read_positions(coder: RangeReader, raw: Buffer, runs: Sequence[Run]) -> Posi
     Raises:
         WireError: If one leaves its run.
     """
+    if not runs:
+        return np.empty(0, dtype=np.int64)
     bits = unpack_bits(raw, sum(run.raw_bits for run in runs))
     pieces: list[Positions] = [] if len(runs) == 1 else [np.empty(0, dtype=np.int64)]
     at = offset = 0

@@ -92,21 +92,29 @@ class RangeWriter:
         return words
 
 
+_UNWRITTEN: Final = RangeWriter().finish()
+
+
 class RangeReader:
     """Reads symbols back, and writes them again to see that nothing else was there.
 
-    Whatever the bytes, it returns as many symbols as it is asked for, or refuses.
+    Whatever the bytes, it returns as many symbols as it is asked for, or refuses. Until it is asked
+    for one it does not look at them: most payloads are nothing but floats.
     """
 
     def __init__(self, stream: Buffer) -> None:
-        whole = stream[: stream.size // 4 * 4].copy()
-        self._coder = constriction.stream.queue.RangeDecoder(whole.view("<u4").astype(np.uint32))
-        self._echo = RangeWriter()
+        self._stream = stream
+        self._coder: Any = None
+        self._echo: RangeWriter | None = None
 
     def get(self, model: Any, count: int) -> Symbols:
         """Return the next symbols, shape (count,)."""
         if not count:
             return np.empty(0, dtype=np.int32)
+        if self._echo is None:
+            whole = self._stream[: self._stream.size // 4 * 4].copy().view("<u4").astype(np.uint32)
+            self._coder = constriction.stream.queue.RangeDecoder(whole)
+            self._echo = RangeWriter()
         try:
             symbols: Symbols = self._coder.decode(model, count)
         except AssertionError as error:
@@ -125,5 +133,6 @@ class RangeReader:
 
     def close(self, stream: Buffer) -> None:
         """Check that `stream` is what a writer of these symbols writes, to the last byte."""
-        if not np.array_equal(self._echo.finish(), stream):
+        written = _UNWRITTEN if self._echo is None else self._echo.finish()
+        if not np.array_equal(written, stream):
             raise WireError(Reason.MALFORMED, "the range-coded stream is not what a writer writes")

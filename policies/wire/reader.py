@@ -22,6 +22,7 @@ class Reader:
 
     def __init__(self, message: Buffer, start: int = 0) -> None:
         self._message = message
+        self._bytes = message.data  # one of them is read faster than of an array
         self._at = start
 
     @property
@@ -50,7 +51,11 @@ class Reader:
 
     def byte(self) -> int:
         """Take one byte."""
-        return int(self.take(1)[0])
+        if self.left < 1:
+            raise WireError(Reason.TRUNCATED, "1 bytes wanted, 0 left")
+        byte: int = self._bytes[self._at]
+        self._at += 1
+        return byte
 
     def floats(self, count: int) -> Vector:
         """Take `count` 32-bit floats, in place if they stand on a multiple of four."""

@@ -70,12 +70,18 @@ def data() -> DataSet:
     return Digits(train_examples=100).load()
 
 
+MLPS: dict[str, dict[str, Any]] = {
+    "mlp": {"kind": "mlp", "hidden": [8]},
+    "wide": {"kind": "mlp", "hidden": [256]},  # steps in the span of the examples
+}
+
+
 def work(model: str = "mlp", seed: int = 1, **training: Any) -> Work:
     return Work.model_validate(
         {
             "seed": seed,
             "data": {"source": "digits", "train_examples": 100},
-            "model": {"kind": "mlp", "hidden": [8]} if model == "mlp" else {"kind": model},
+            "model": MLPS.get(model, {"kind": model}),
             "method": {
                 "uplink": {"kind": "top-k", "density": 0.1},
                 "training": {"kind": "sgd", "epochs": 2, "batch_size": 10, **training},
@@ -84,7 +90,7 @@ def work(model: str = "mlp", seed: int = 1, **training: Any) -> Work:
     )
 
 
-MODELS = pytest.mark.parametrize("model", ["mlp", "own_nets:dropping"])
+MODELS = pytest.mark.parametrize("model", ["mlp", "wide", "own_nets:dropping"])
 
 
 def ask(client: int, number: int = 0, fault: str = "") -> Assignment:
@@ -423,6 +429,22 @@ def test_kept_examples_are_bounded(data: DataSet, monkeypatch: pytest.MonkeyPatc
         assert list(small._examples.clients) == kept
         held = sum(x.nbytes + y.nbytes for x, y in small._examples.clients.values())
         assert small._examples.size == held <= 2 * a_client
+
+
+def test_products_of_examples_are_kept(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all clients' fit, whoever is here; then the numbers differ by rounding alone."""
+    settings = work("wide", epochs=1)
+    base, here = initial(settings, data), Client(settings, Dealt(data, SHARDS))
+    payload, _ = here.train(ask(0), base, NONE)
+    ((gram,),) = here._grams.clients.values()
+    assert gram.shape == (25, 25)
+    monkeypatch.setattr(client_module, "CACHE_BYTES", 4 * 64 * SHARDS.sizes().sum() - 1)
+    without = Client(settings, Dealt(data, SHARDS))
+    plain, _ = without.train(ask(0), base, NONE)
+    assert not without._grams.clients
+    values = [decode(message, here.schema).content.values for message in (payload, plain)]
+    assert values[0].tobytes() != values[1].tobytes()
+    np.testing.assert_allclose(*values, rtol=1e-3, atol=1e-6)
 
 
 def test_a_client_larger_than_the_cache(data: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:

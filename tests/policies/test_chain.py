@@ -15,6 +15,7 @@ from torch import nn
 from policies.training import Member, Proximal, Sgd, SparsyFed, Task, Trained
 from policies.training.chain_torch import Chain, aligned
 from policies.training.flat_torch import FlatModel
+from policies.training.products_torch import linear
 from policies.training.sgd_torch import local_sgd
 
 
@@ -88,6 +89,110 @@ def test_a_cohort_has_the_bits_of_its_members(policy: Sgd, sizes: list[int]) -> 
         one = [member(size, place, version=3 * place)]
         assert policy.train_cohort(model, each[place : place + 1], one) == [found[place]]
     assert np.array_equal(together.numpy().view(np.int32), each.numpy().view(np.int32))
+
+
+WIDE = 160
+"""Inputs of a first layer that is worth a Gram matrix, with 112 outputs."""
+SPANNED = [POLICIES[0], POLICIES[1], Sgd(lr=0.05, batch_size=4, steps=9), POLICIES[4]]
+
+
+def spanned(policy: Sgd, model: FlatModel, size: int, seed: int, **more: Any) -> Member:
+    """Return somebody whose examples' products are kept."""
+    gram = policy.gram(model, member(size, seed, WIDE).x)
+    assert gram is not None
+    return member(size, seed, WIDE, gram=gram, **more)
+
+
+@pytest.mark.parametrize("policy", SPANNED, ids=str)
+@pytest.mark.parametrize("widths", [(WIDE, 112, 4), (WIDE, 112, 7, 4), (WIDE, 112)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_steps_in_the_span_of_the_examples(policy: Sgd, widths: Any, bias: bool) -> None:
+    """They come to the weights, the loss and the count of the same steps through the weights."""
+    model = FlatModel(network(*widths, bias=bias))
+    start = model.params.clone()
+    expected = local_sgd(policy, model, *member(23, 5, WIDE, version=4))
+    params = start.clone().unsqueeze(0)
+    (found,) = policy.train_cohort(model, params, [spanned(policy, model, 23, 5, version=4)])
+    torch.testing.assert_close(params[0], model.params, rtol=1e-4, atol=2e-6)
+    assert found.examples == expected.examples
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", SPANNED, ids=str)
+@settings(max_examples=20)
+@given(sizes=st.lists(st.integers(1, 40), min_size=2, max_size=9), none=st.integers(0, 8))
+def test_a_cohort_in_the_span_has_the_bits_of_its_members(
+    policy: Sgd, sizes: list[int], none: int
+) -> None:
+    """Whoever else trains, and however many of the others go through the weights."""
+    sizes.sort(reverse=True)
+    model = FlatModel(network(WIDE, 112, 4))
+    together, each = rows(model, len(sizes)), rows(model, len(sizes))
+
+    def of(place: int) -> Member:
+        if place == none:
+            return member(sizes[place], place, WIDE, version=3 * place)
+        return spanned(policy, model, sizes[place], place, version=3 * place)
+
+    found = policy.train_cohort(model, together, [of(place) for place in range(len(sizes))])
+    for place in range(len(sizes)):
+        (alone,) = policy.train_cohort(model, each[place : place + 1], [of(place)])
+        assert alone == found[place]
+    assert np.array_equal(together.numpy().view(np.int32), each.numpy().view(np.int32))
+
+
+def test_products_that_disagree_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine gives several products other bits than each, the bits are those of each."""
+    policy, model = Sgd(batch_size=3), FlatModel(network(WIDE, 112, 4))
+    params, again = rows(model, 3), rows(model, 3)
+    members = [spanned(policy, model, 6, place) for place in range(3)]
+    found = policy.train_cohort(model, params, members)
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(Chain, "products_agree", lambda _, *key: asked.append(key))
+    members = [spanned(policy, model, 6, place) for place in range(3)]
+    assert policy.train_cohort(model, again, members) == found
+    assert asked == [(3, 3, 6)]
+    assert torch.equal(params, again)
+
+
+def test_who_moves_by_more_than_gradients_goes_through_the_weights() -> None:
+    """With a mask, the products are there in vain; the bits are those without them."""
+    policy, model = Sgd(batch_size=5), FlatModel(network(WIDE, 112, 4))
+    mask = (torch.arange(model.params.numel()) % 3 != 0).float()
+    masked, plain = rows(model, 1), rows(model, 1)
+    found = policy.train_cohort(model, masked, [spanned(policy, model, 12, 2, mask=mask)])
+    assert policy.train_cohort(model, plain, [member(12, 2, WIDE, mask=mask)]) == found
+    assert torch.equal(masked, plain)
+
+
+def test_when_products_of_examples_are_worth_keeping() -> None:
+    """A wide first layer and examples that are few for it; nothing beside gradients moves it."""
+    wide, x = FlatModel(network(WIDE, 112, 4)), member(30, 1, WIDE).x
+    gram = Sgd().gram(wide, x)
+    assert gram is not None
+    torch.testing.assert_close(gram, x @ x.T + 1)
+    bare = Sgd().gram(FlatModel(network(WIDE, 112, 4, bias=False)), x)
+    assert bare is not None
+    torch.testing.assert_close(bare, x @ x.T)
+    for policy in (Sgd(momentum=0.9), Sgd(weight_decay=0.1), Proximal(mu=0.1), Careful()):
+        assert policy.gram(wide, x) is None
+    assert Sgd().gram(wide, member(WIDE // 2 + 1, 1, WIDE).x) is None
+    assert Sgd().gram(wide, x[:0]) is None
+    assert Sgd().gram(FlatModel(network(WIDE, 100, 4)), x) is None
+    assert Sgd().gram(FlatModel(nn.Sequential(nn.Conv2d(1, 2, 3))), x) is None
+
+
+@pytest.mark.parametrize("rows_of", [1, 20, 100])
+def test_linear_layers_outside_of_autograd(rows_of: int) -> None:
+    """Whichever library multiplies: views of all kinds, a bias with gaps, and none."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(rows_of, 70, generator=generator)
+    weight = torch.rand(50, 70, generator=generator)
+    gaps = torch.rand(50, 3, generator=generator)[:, 1]
+    torch.testing.assert_close(linear(x, weight), x @ weight.T)
+    torch.testing.assert_close(linear(x, weight, gaps), x @ weight.T + gaps)
+    moves = torch.rand(rows_of, 50, generator=generator)
+    torch.testing.assert_close(linear(moves.t(), x.t()), moves.T @ x)
 
 
 def test_who_disagrees_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
