@@ -13,7 +13,9 @@ import hashlib
 import math
 import os
 import re
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -39,6 +41,7 @@ _CALM: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """Set for our client unless the user has set them."""
+_IMPORT: Final = threading.Lock()
 
 
 class Store(Things):
@@ -63,11 +66,9 @@ class Store(Things):
         """Make a new client; a new database gets its tables (about 1.5 s)."""
         for name, value in _CALM.items():
             os.environ.setdefault(name, value)
-        from mlflow import MlflowClient, entities  # noqa: PLC0415
-
-        self._entities = entities
+        client, self._entities = _mlflow()
         with self._alone():
-            self._client = MlflowClient(self._uri)
+            self._client = client(self._uri)
 
     def find_run(self, run_id: str) -> str | None:
         """Set a run that exists to running again; None if MLflow does not know it."""
@@ -288,6 +289,23 @@ class Shelf(Store):
                 f"MLflow at {without_password(self._uri)} cannot be read: "
                 f"{without_password(str(error))}. Is it there? --mlflow-uri names another store."
             ) from error
+
+
+def _mlflow() -> tuple[Any, Any]:
+    """Import MLflow whole, or leave nothing of it behind; return its client and its entities.
+
+    Python forgets a package whose import failed but keeps those of its modules that were done.
+    MLflow's modules import each other, so that what is left of a first try makes every later one
+    fail, too, for as long as the process lives.
+    """
+    with _IMPORT:
+        try:
+            from mlflow import MlflowClient, entities  # noqa: PLC0415
+        except BaseException:
+            for name in [name for name in sys.modules if name.split(".")[0] == "mlflow"]:
+                del sys.modules[name]
+            raise
+    return MlflowClient, entities
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -503,9 +503,12 @@ def real(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     for seed in (1, 2):
-        experiment = small(f"seed={seed}", "tracking.enabled=true", "tracking.experiment=tries")
+        tracked = ("enabled=true", "experiment=tries", "flush_s=100")
+        experiment = small(f"seed={seed}", *(f"tracking.{setting}" for setting in tracked))
         out = tmp_path / "runs" / f"small-{seed}"
         run(Request(experiment, out, in_process=True), Console(file=io.StringIO()))
+        left = out / "mlflow-undelivered.json"
+        assert not left.exists(), left.read_text()
     return tmp_path / "runs"
 
 

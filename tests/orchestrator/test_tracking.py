@@ -381,6 +381,39 @@ assert not delivery.note, delivery
     assert found == ["summary.json", "summary.json"]
 
 
+@pytest.mark.slow
+def test_an_import_that_failed_once_is_tried_again(tmp_path: Path) -> None:
+    """MLflow's modules import each other: half of them left behind would fail for good."""
+    program = """
+import sys
+from pathlib import Path
+from orchestrator.observe import Point
+from orchestrator.tracking.tracker import Tracker, TrackingSettings
+
+class FailOnce:
+    left = ["mlflow.telemetry", "mlflow.entities.webhook"]
+    def find_spec(self, name, path=None, target=None):
+        if name in self.left:
+            self.left.remove(name)
+            raise ImportError(f"no {name} for now")
+
+sys.meta_path.insert(0, FailOnce())
+watched = Tracker(TrackingSettings(), out=Path("run"), run_name="run", started_ms=1000)
+watched.start({"seed": 7}, {})
+watched.point(Point(version=0, time_s=0.0, metrics={"accuracy": 0.1}))
+delivery = watched.finish("FINISHED", wait_s=100)
+assert delivery.delivered and not delivery.note, delivery
+assert not FailOnce.left
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_tracking_can_be_off(tmp_path: Path) -> None:
     """Nothing is started, kept or written."""
     watched = Tracker(
