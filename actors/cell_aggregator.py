@@ -34,8 +34,9 @@ class CellAggregator(Reader):
         self, work: dict[str, Any], paths: Sequence[str], schema: ModelSchema, number: int
     ) -> None:
         join_paths(paths)
-        self._cell = Cell(Work.model_validate(work), schema, number)
-        super().__init__(self._cell, Stopwatch())
+        told = Work.model_validate(work)
+        self._cell = Cell(told, schema, number)
+        super().__init__(self._cell, Stopwatch(on=told.timed))
 
     def sum(self, order: bytes) -> tuple[bytes, Buffer]:
         """Sum what a version takes of this cell; see `Cell.sum`.

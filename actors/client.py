@@ -130,7 +130,7 @@ class Client:
         self._features = _Kept()
         self._grams = _Kept()
         self._keeps_grams = self._ends is None and _all_fit(holdings)
-        self.watch = Stopwatch()
+        self.watch = Stopwatch(on=work.timed)
 
     def _cut_at(self, blocks: int) -> Ends:
         return self._work.model.ends(self._holdings.shape, blocks)

@@ -124,7 +124,7 @@ class Encoder:
             self._body.to(self._device)
         self._trained = bool(self._first.size)
         self._cuts: dict[int, Ends] = {}
-        self.watch = Stopwatch()
+        self.watch = Stopwatch(on=work.timed)
 
     def first_weights(self) -> Buffer:
         """Return the weights that a run begins with, and the velocity of their momentum."""

@@ -52,7 +52,7 @@ class Evaluator:
             self._model, self._body = work.build_halves(holdings.shape)
         self._division = work.division(self._model.schema)
         self._bases = Bases(self._division.shared)
-        self.watch = Stopwatch()
+        self.watch = Stopwatch(on=work.timed)
         self._classes = holdings.shape.classes
         self._owners: torch.Tensor | None = None
         self._tails: Tails | None = None

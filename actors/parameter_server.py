@@ -59,7 +59,7 @@ class ParameterServer(Reader):
         join_paths(paths)
         keep_freed()
         told = Work.model_validate(work)
-        watch = Stopwatch()
+        watch = Stopwatch(on=told.timed)
         self._server = serving(told, schema, initial, place, tutor_for(told, public, watch))
         super().__init__(self._server, watch)
         self._schema = schema

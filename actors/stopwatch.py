@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 
 class StageTime(NamedTuple):
@@ -42,15 +43,20 @@ class _Inside(threading.local):
 
 
 _inside = _Inside()
+_UNTIMED: Final = nullcontext()
 
 
 class Stopwatch:
     """Adds up times by stage; a stage inside another one counts for itself alone.
 
     Stages of different threads go on side by side, each stage on one thread at a time.
+
+    Args:
+        on: Whether anybody wants to know; if not, nothing is timed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, on: bool = True) -> None:
+        self._on = on
         self.restart()
 
     def restart(self) -> None:
@@ -58,9 +64,9 @@ class Stopwatch:
         self._stages: dict[str, StageTime] = {}
         self._began_cpu_s = time.process_time()
 
-    def __call__(self, stage: str) -> _Timing:
+    def __call__(self, stage: str) -> AbstractContextManager[object]:
         """Time a `with` block."""
-        return _Timing(self, stage)
+        return _Timing(self, stage) if self._on else _UNTIMED
 
     def add(self, stage: str, wall_s: float, cpu_s: float) -> None:
         """Count one time more."""

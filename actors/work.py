@@ -34,6 +34,7 @@ class Work(Settings):
         shards: Servers that each hold a part of the model.
         tests: Of the test split, how many examples versions are tested on; all if None.
         lengths: Whether somebody wants to know how long updates are.
+        timed: Whether somebody wants to know where each process's time goes.
     """
 
     seed: NonNegativeInt
@@ -44,6 +45,7 @@ class Work(Settings):
     shards: PositiveInt = 1
     tests: PositiveInt | None = None
     lengths: bool = False
+    timed: bool = False
 
     def training(self, assignment: Assignment) -> TrainingPolicy:
         """Return how a client trains in an assignment."""

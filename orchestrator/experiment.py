@@ -124,8 +124,8 @@ class Experiment(Settings):
             return values
         return {**values, "fleet": {"clients": UNKNOWN if clients is None else clients, **fleet}}
 
-    def work(self) -> Work:
-        """Return what actors are told."""
+    def work(self, *, timed: bool = False) -> Work:
+        """Return what actors are told; `timed` is whether their time is taken."""
         return Work(
             seed=self.seed,
             data=self.data,
@@ -135,6 +135,7 @@ class Experiment(Settings):
             tests=self.evaluate.examples,
             shards=self.server.shards,
             lengths=self.guards.anomaly.length is not None,
+            timed=timed,
         )
 
     def hosted(self) -> Hosting:

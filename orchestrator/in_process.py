@@ -64,7 +64,7 @@ class InProcessRuntime:
     ) -> None:
         self._client = Client(work, holdings)
         self._evaluator = Evaluator(work, holdings)
-        self._watch = Stopwatch()
+        self._watch = Stopwatch(on=work.timed)
         self._waiting: list[Task] = []
         self._serial = 0
         self._most = MOST_IN_GROUP if self._client.has_cohorts else 1

@@ -100,7 +100,7 @@ class _Run:
         self._engine: Engine | None = None  # once there is something to be saved
         self._setbacks = Setbacks(self._experiment.limits.attempts)
         self._signals = Signals()
-        self._watch = Stopwatch()
+        self._watch = Stopwatch(on=request.profile)
         self._folder = request.out / "checkpoint"
         self._events = Log(request.out, "events", EVENTS_SCHEMA)
         self._ops = Log(request.out, "ops", OPS_SCHEMA)
@@ -188,7 +188,11 @@ class _Run:
             if holdings.local():
                 self._progress.say("without actors this process reads the examples of all silos")
             return InThisProcess(
-                experiment.work(), holdings, fleet, request.workers or 1, self._note_hosting
+                experiment.work(timed=request.profile),
+                holdings,
+                fleet,
+                request.workers or 1,
+                self._note_hosting,
             )
         from orchestrator.on_ray.start import OnRay  # noqa: PLC0415  # Ray takes a second to import
 

@@ -105,7 +105,7 @@ def build(tmp_path: Path) -> Callable[..., Any]:
         return Engine(
             Plan.of(experiment, told.shape, told.sizes),
             fleet,
-            InProcessRuntime(experiment.work(), holdings, Cells.of(fleet)),
+            InProcessRuntime(experiment.work(timed=True), holdings, Cells.of(fleet)),
             clock,
             Log(folder or tmp_path / f"log-{next(counter)}", "events", EVENTS_SCHEMA),
             **more,

@@ -126,7 +126,7 @@ class OnRay:
         self._chosen(hosting.kind, hosting.actors, hosting.why)
         own = range(hosting.actors if hosting.kind == "dedicated" else 0)
         return RayRuntime(
-            request.experiment.work(),
+            request.experiment.work(timed=request.profile),
             self._holdings,
             self._stored,
             placement=Placement(

@@ -251,7 +251,8 @@ def test_bad_payloads_are_refused_at_the_cell() -> None:
 
 def test_the_shell_says_what_the_cell_says() -> None:
     """Groups come in packed, sums go out packed."""
-    shell = CellAggregator(work().model_dump(mode="json"), [], SCHEMA, 1)
+    told = work().model_copy(update={"timed": True})
+    shell = CellAggregator(told.model_dump(mode="json"), [], SCHEMA, 1)
     one, two = update(0, 1.0), update(1, 2.0)
     group = [Assignment(one.address, V0), Assignment(two.address, V0)]
     cut = one.payload.size

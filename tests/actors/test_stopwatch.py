@@ -77,6 +77,14 @@ def test_an_error_ends_a_stage() -> None:
     assert by_name(watch)["next"].cpu_s >= 0.02
 
 
+def test_one_that_is_off() -> None:
+    """Stages are gone through, nested ones and those that fail, and nothing is said of them."""
+    watch = Stopwatch(on=False)
+    with pytest.raises(ZeroDivisionError), watch("outer"), watch("inner"):
+        raise ZeroDivisionError
+    assert watch.usage().stages == ()
+
+
 def test_restart() -> None:
     """What was before is forgotten; the process's CPU time begins anew."""
     watch = Stopwatch()
