@@ -27,7 +27,7 @@ from policies.types import (
     Version,
     rejected,
 )
-from policies.update import Content, Contribution, Masked, ModelSchema, Update
+from policies.update import Contribution, Masked, ModelSchema, Update
 from policies.wire import Header, Message, WireError, check_finite, decode, entropy_bytes
 
 
@@ -161,7 +161,8 @@ class Intake:
         masks = self._masks()
         message = decode(payload, self._schema, None if masks is None else masks.at)
         self._check(message.header, delivery)
-        message = replace(message, content=_known_mask(message.content, masks))
+        if isinstance(message.content, Masked):
+            message = replace(message, content=_known_mask(message.content, masks))
         check_finite(message)
         return message
 
@@ -220,14 +221,12 @@ class Intake:
             raise WireError(Reason.WRONG_KIND, f"{header.kind}, where clients send {sends}")
 
 
-def _known_mask(content: Content, masks: Masks | None) -> Content:
+def _known_mask(content: Masked, masks: Masks | None) -> Masked:
     """Return a content with the server's own mask in place of the one that came with it.
 
     Raises:
         WireError: With `Reason.WRONG_MASK`, if it is another one, even if it is written out.
     """
-    if not isinstance(content, Masked):
-        return content
     epoch = content.mask.epoch
     try:
         known = None if masks is None else masks.at(epoch)

@@ -61,7 +61,7 @@ class Event(NamedTuple):
     @property
     def address(self) -> Address:
         """The assignment that it is about."""
-        return Address(self.client, self.number)
+        return Address._make(self[2:])
 
     @property
     def version(self) -> Version:

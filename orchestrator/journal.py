@@ -367,5 +367,6 @@ class Journal:
         """A guard ended the run."""
         self._write("guard", reason=reason.guard, detail=reason.text)
 
-    def _write(self, kind: str, **values: Any) -> None:
-        self.events.append(kind, time_s=self._clock.now_s(), **values)
+    def _write(self, what: str, **values: Any) -> None:
+        values["time_s"] = self._clock.now_s()
+        self.events.append(what, **values)

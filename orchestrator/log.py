@@ -98,10 +98,11 @@ class Log:
         Raises:
             ValueError: If the schema has no such column.
         """
-        unknown = values.keys() - self._columns
-        if unknown:
+        if not self._columns.issuperset(values):
+            unknown = values.keys() - self._columns
             raise ValueError(f"{self.name} has no column {', '.join(sorted(unknown))}")
-        self._rows.append({"kind": kind, **values})
+        values["kind"] = kind
+        self._rows.append(values)
 
     def flush(self) -> int:
         """Write what is new as a part file; return how many rows are on disk in all."""

@@ -8,6 +8,7 @@ another tuple, not another engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from orchestrator.fleet import TRAINING
@@ -60,6 +61,7 @@ class Upload:
 Stage = Download | Compute | Ask | Upload
 
 
+@lru_cache(maxsize=256)
 def plain_training(model_bytes: int, flops: float, least_bytes: int) -> tuple[Stage, ...]:
     """Receive a version, train on it, send the update."""
     return Download(model_bytes), Compute(flops), Upload(least_bytes)

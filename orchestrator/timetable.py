@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from orchestrator.fleet import TRAINING, Fleet, Span
@@ -49,6 +48,7 @@ class Timetable:
     def __init__(self, fleet: Fleet, *, delays: bool) -> None:
         self._fleet = fleet
         self._delays = delays
+        self._always_there = fleet.always_there
 
     def legs(
         self, address: Address, stages: tuple[Stage, ...], begin_s: float, density: float
@@ -78,9 +78,7 @@ class Timetable:
             return Leg(begin_s, begin_s, 0.0)
         client, number = address
         if isinstance(stage, Download):
-            return self._leg(
-                client, begin_s, partial(self._fleet.download, client, begin_s, stage.bytes)
-            )
+            return self._leg(client, begin_s, self._fleet.download, client, begin_s, stage.bytes)
         if isinstance(stage, Compute):
             training = stage.purpose == TRAINING
             share = self._fleet.drops_out_at(client, number) if training else None
@@ -111,24 +109,22 @@ class Timetable:
         if not self._delays:
             return Leg(begin_s, begin_s, 0.0)
         client, number = address
-        work = partial(
-            self._fleet.compute, client, number, begin_s, flops, density, purpose=purpose
-        )
-        return self._leg(client, begin_s, work)
+        work = (client, number, begin_s, flops, density, purpose)
+        return self._leg(client, begin_s, self._fleet.compute, *work)
 
     def upload(self, address: Address, begin_s: float, size: int) -> Leg:
         """Return the leg of a payload of `size` bytes."""
         if not self._delays:
             return Leg(begin_s, begin_s, 0.0)
         client = address.client
-        return self._leg(client, begin_s, partial(self._fleet.upload, client, begin_s, size))
+        return self._leg(client, begin_s, self._fleet.upload, client, begin_s, size)
 
-    def _leg(self, client: int, begin_s: float, work: Callable[..., Span]) -> Leg:
+    def _leg(self, client: int, begin_s: float, work: Callable[..., Span], *what: object) -> Leg:
         """Return the leg of work that knows until when it may go on."""
         fleet = self._fleet
-        lost = not fleet.always_there and fleet.on_leave(client) == "lost"
+        lost = not self._always_there and fleet.on_leave(client) == "lost"
         gone_s = fleet.away_from(client, begin_s) if lost else math.inf
-        end_s, busy_s, done = work(until_s=gone_s)
+        end_s, busy_s, done = work(*what, until_s=gone_s)
         if end_s < math.inf:
             return Leg(begin_s, end_s, busy_s)
         if not lost:  # it waited for its client until that went for good, so these come to an end

@@ -41,6 +41,8 @@ def always(start_s: float) -> Iterator[tuple[float, float]]:
 
 def until(windows: Windows, stop_s: float) -> Windows:
     """Return the windows up to a moment, from which on there are none."""
+    if stop_s == math.inf:
+        return windows
 
     def before(start_s: float) -> Iterator[tuple[float, float]]:
         for begin_s, end_s in windows(start_s):
@@ -53,6 +55,8 @@ def until(windows: Windows, stop_s: float) -> Windows:
 
 def through(start_s: float, seconds: float, windows: Windows) -> Span:
     """Return when `seconds` of work that begin at `start_s` are done."""
+    if windows is always:
+        return Span(start_s + seconds, seconds)
     left, busy_s = seconds, 0.0
     for begin_s, end_s in windows(start_s):
         if begin_s + left <= end_s:

@@ -177,6 +177,41 @@ def test_activations_are_what_autograd_keeps(policy: ModelPolicy, shape: DataSha
     assert left_out <= 0.05 * measured
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+def test_a_cnn_computes_what_it_says(colours: int) -> None:
+    """ReLU before the maxima, and images in torch's usual order, give the same, gradients too."""
+    torch.manual_seed(0)
+    module = models_torch.cnn((colours, 4, 6), (6 * 4, 5, 3), kernel=3, group_norm=False)
+    parts = dict(module.named_children())
+    plain = nn.Sequential(
+        parts["conv1"], nn.ReLU(), parts["pool1"], parts["conv2"], nn.ReLU(), parts["pool2"],
+        nn.Flatten(), parts["linear1"], nn.ReLU(), parts["linear2"],
+    )  # fmt: skip
+    x = torch.randn(7, colours, 8, 8).round(decimals=1)
+    x[:, :, :4] = 0.5  # many maxima are the same
+    found = []
+    for one in (module, plain):
+        logits = one(x)
+        gradients = torch.autograd.grad(logits.square().sum(), list(one.parameters()))
+        found.append((logits, *gradients))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_maxima_are_taken_with_channels_side_by_side(colours: int) -> None:
+    """Their order in memory is what makes them fast, and nothing on the way may lose it."""
+    shape = DataShape(train=10, test=5, input=(colours, 8, 8), classes=3)
+    seen = list[torch.Tensor]()
+    for policy in (Cnn(), Cnn(group_norm=True), ResNet(norm="batch")):
+        module = policy.build(shape)
+        for layer in module.modules():
+            if isinstance(layer, nn.MaxPool2d | nn.BatchNorm2d):
+                layer.register_forward_pre_hook(lambda _, given: seen.extend(given))
+        module(zeros(shape, 3))
+    assert len(seen) > 4
+    assert all(x.stride(1) == 1 for x in seen)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
