@@ -7,9 +7,9 @@ evaluation but the first and the last, virtual clock. The bare loop loads the we
 hands the weights (or their largest changes) back, in as many processes as there are workers, with
 no server, no clock and no log. latecomer runs on Ray, with as many pooled actors, and without Ray,
 `--in-process`, in one process and with as many beside it that train. They run in turns; the table
-shows medians and spread.
-Start-up is a column of its own. Every row checks how many updates were made, so that none wins by
-doing less.
+shows medians and spread. The loop's networks are written as usual; in one row more it has
+latecomer's own CNN, which keeps a pixel's channels side by side. Start-up is a column of its own.
+Every row checks how many updates were made, so that none wins by doing less.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from rich.console import Console
 from torch import nn
 
 from actors.identity import numerics
+from actors.learning import models_torch
 from orchestrator.document import Document
 from orchestrator.experiment import CHECKS, Experiment
 from orchestrator.request import Request
@@ -77,11 +78,24 @@ def load():
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table."""
+    """One row of the table.
+
+    Attributes:
+        model: What is trained.
+        density: Of an update.
+        versions: How many are made.
+        same: Whether the bare loop has latecomer's own network, not one written as usual.
+    """
 
     model: str
     density: float
     versions: int
+    same: bool = False
+
+    @property
+    def title(self) -> str:
+        """The model, in words."""
+        return f"{self.model}, the same network in the loop" if self.same else self.model
 
     @property
     def uplink(self) -> str:
@@ -121,8 +135,10 @@ def ours(
     return summary.updates_per_second, summary.startup_seconds
 
 
-def network(model: str) -> nn.Module:
-    """Build the same network in plain torch."""
+def network(model: str, *, same: bool = False) -> nn.Module:
+    """Build the same network in plain torch, or latecomer's own CNN."""
+    if same:
+        return models_torch.cnn((1, 16, 32), (32 * 49, 128, 10), kernel=5, group_norm=False)
     if model == "mlp":
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
     if model == "mlp-10m":
@@ -152,7 +168,7 @@ def bare_worker(case: Case, updates: int, ready: Any, go: Any, done: Any) -> Non
     """Load weights, train, hand weights back; nothing else."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = network(case.model)
+    model = network(case.model, same=case.same)
     base = [p.detach().clone() for p in model.parameters()]
     x = torch.randn(CLIENTS, SAMPLES, 1, 28, 28)
     y = torch.randint(0, 10, (CLIENTS, SAMPLES))
@@ -222,7 +238,8 @@ def main() -> None:
     if arguments.quick:
         repeats = min(repeats, 2)
     else:
-        cases += [Case("cnn", 1, 150), Case("cnn", 0.05, 150), Case("mlp-10m", 0.01, 10)]
+        cases += [Case("cnn", 1, 150), Case("cnn", 1, 150, same=True), Case("cnn", 0.05, 150)]
+        cases += [Case("mlp-10m", 0.01, 10)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "throughput_data.py").write_text(DATA, encoding="utf-8")
@@ -248,7 +265,7 @@ def measure(case: Case, workers: int, folder: Path, repeats: int) -> dict[str, A
         alone.append(ours(case, 1, folder, in_process=True)[0])
         beside.append(ours(case, workers, folder, in_process=True)[0])
     return {
-        "model": case.model,
+        "model": case.title,
         "uplink": case.uplink,
         "updates": case.updates,
         "bare": theirs,

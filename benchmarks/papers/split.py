@@ -549,10 +549,10 @@ _SUBSPACE: Final = (
 
 
 def _row(book: Book, scene: str, label: str, quick: bool) -> list[str]:
-    found, arm = runs(book, scene, label, quick), ARMS[label]
+    found = runs(book, scene, label, quick)
     return [
         label,
-        "-" if label.startswith("cnn") else f"{_encoder_numbers(arm):,}",
+        "-" if label.startswith("cnn") else f"{_encoder_numbers(_first(label)):,}",
         seeds(found),
         spread(found, tail),
         _apart(book, scene, label, "frozen", quick),
@@ -589,7 +589,7 @@ def _hops(book: Book, label: str, quick: bool) -> list[str]:
             lambda r: sum(r["hops"].get(n, 0) for n in names) / r["payloads"]["count"] / 1e3,
         )
 
-    experiment = cell(ARMS[label], _any_rate(label), FIRST, 1).experiment()
+    experiment = _first(label)
     ends = experiment.ends(experiment.data.shape()).values()
     hops = ("dispatched/downlink", "asked/uplink", "replied/downlink", "arrived/uplink")
     return [
@@ -606,9 +606,13 @@ def _any_rate(label: str) -> Rate:
     return (ARMS[arm.tuned_as] if arm.tuned_as else arm).rates[0]
 
 
-def _encoder_numbers(arm: Arm) -> int:
+def _first(label: str) -> Experiment:
+    """Return a row's experiment in the first scene."""
+    return cell(ARMS[label], _any_rate(label), FIRST, 1).experiment()
+
+
+def _encoder_numbers(experiment: Experiment) -> int:
     """Return how many of the encoder's numbers are trained."""
-    experiment = cell(arm, _any_rate(arm.label), FIRST, 1).experiment()
     shape = experiment.data.shape()
     ends = next(iter(experiment.ends(shape).values()))
     return experiment.model.parameters(shape) - ends.parameters
@@ -621,7 +625,7 @@ def costs(arm: Arm, *, known: bool = False) -> tuple[float, int, float, int]:
         arm: Which.
         known: Whether a client has the features of its examples, where they never change.
     """
-    experiment = cell(arm, _any_rate(arm.label), FIRST, 1).experiment()
+    experiment = _first(arm.label)
     shape, training = experiment.data.shape(), experiment.method.training
     examples = experiment.data.shape().train // CLIENTS
     whole = training.flops(examples, experiment.model.forward_flops(shape))
@@ -693,7 +697,7 @@ def _subspace(book: Book) -> Table:
         )
         rows.append([
             label,
-            f"{_preset_numbers(label):,}",
+            f"{_encoder_numbers(subspace(label)[0].experiment()):,}",
             few.passes,
             seeds(runs_),
             spread(runs_, tail),
@@ -706,13 +710,6 @@ def _subspace(book: Book) -> Table:
         f"{KEPT_SHARE:.0%} of FedV's gain"
     )
     return Table(title, _SUBSPACE, rows)
-
-
-def _preset_numbers(label: str) -> int:
-    experiment = subspace(label)[0].experiment()
-    shape = experiment.data.shape()
-    ends = next(iter(experiment.ends(shape).values()))
-    return experiment.model.parameters(shape) - ends.parameters
 
 
 def _gains(rows: list[Record], frozen: list[Record]) -> list[float]:

@@ -13,6 +13,7 @@ training, which no evaluation frequency turns off.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,10 @@ def main() -> None:
     )
     if os.environ.get("RANK", "0") == "0":
         marks.report(int(os.environ.get("WORLD_SIZE", "1")))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        os._exit(0)  # at an ordinary end threads of gloo abort the process now and then
 
 
 if __name__ == "__main__":
