@@ -90,7 +90,7 @@ class _Run:
         self._earlier_worked_s = 0.0
         self._worked_s = 0.0
         self._working_since = 0.0
-        self._saved_at = self._due_at = 0.0
+        self._due_at = 0.0
         self._commanded = False  # since the last checkpoint: a setback must not forget it
         self._save_s = 0.0  # what the last checkpoint took
         self._peak_pss = 0
@@ -318,11 +318,10 @@ class _Run:
         if self._progress.due():
             self._progress.tick(engine.status())
         if self._commanded or time.monotonic() > self._due_at:
-            if self._saved_at:
+            if self._due_at:
                 self._save(engine)
-            self._saved_at = time.monotonic()
             every_s = max(self._experiment.checkpoint.every_s, SAVE_SHARE * self._save_s)
-            self._due_at = self._saved_at + every_s
+            self._due_at = time.monotonic() + every_s
             self._commanded = False
 
     def _save(self, engine: Engine) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -99,9 +98,9 @@ class Fleet:
         self._cells = [region.cell for region in self._regions if region.cell is not None]
         self._drop_outs = settings.drop_outs()
         self._presence = Presence(seed, settings.stays(), entries)
-        # What is looked up one by one is read from arrays of Python's own, in a third of the time.
-        self._entry_of = array("q", entries.astype(np.int64).tobytes())
-        self._region_of = array("q", regions.astype(np.int64).tobytes())
+        # The same memory: looked up one by one, that takes a quarter of the time.
+        self._entry_of = entries.data
+        self._region_of = regions.data
 
     @classmethod
     def draw(cls, settings: FleetSettings, seed: int) -> Fleet:
@@ -175,8 +174,8 @@ class Fleet:
                 del region["cell"]
         profiles = [profile.model_dump(mode="json") for profile in self._profiles]
         digest.update(json.dumps([self.seed, settings, profiles], sort_keys=True).encode())
-        for dealt in (self.entries, self.regions):
-            digest.update(dealt.astype("<i8").tobytes())
+        for array in (self.entries, self.regions):
+            digest.update(array.astype("<i8").tobytes())
         digest.update(self.speeds.astype("<f8").tobytes())
         for policy in (self.settings.link, *(stay.policy for stay in self.settings.stays())):
             for file in policy.files():
